@@ -1,0 +1,86 @@
+"""How the gradient of the meta-loss with respect to phi is computed.
+
+Andrychowicz et al. 2016, equation 3: L(phi) = sum_t w_t f(theta_t), by
+back-propagation through time over a window of the trajectory.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import unroll as unroll_lib
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.problems import Problem
+
+# A window length (scalar int32) -> the weight of each step's loss, [length].
+Weights = Callable[[tf.Tensor], tf.Tensor]
+
+
+def all_ones(length: tf.Tensor) -> tf.Tensor:
+  """The paper's choice: every step counts."""
+  return tf.ones([length])
+
+
+def last_only(length: tf.Tensor) -> tf.Tensor:
+  """Only the window's last loss counts."""
+  return tf.one_hot(length - 1, length)
+
+
+class Window(NamedTuple):
+  """What one window gives."""
+
+  meta_gradient: list[tf.Tensor]  # like the optimizer's trainable variables
+  meta_loss: tf.Tensor  # []
+  carry: unroll_lib.Carry  # where the next window starts
+  observed: object  # each [length, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedBPTT:
+  """Back-propagation through the window, nothing before it.
+
+  Attributes:
+    weights: w_t of the window's losses: a function of its length, or one number
+      per step.
+    second_derivatives: whether the optimizee's gradients are differentiated too.
+      False, the paper's choice, drops the gradient along the dashed edges of its
+      figure 2; True is the true gradient of the window's meta-loss.
+  """
+
+  weights: Weights | Sequence[float] = all_ones
+  second_derivatives: bool = False
+
+  def __call__(
+    self,
+    problem: Problem,
+    optimizer: Optimizer,
+    task: unroll_lib.Task,
+    carry: unroll_lib.Carry,
+    length: int | tf.Tensor,
+    observe: unroll_lib.Observer,
+  ) -> Window:
+    """Unrolls one window of `length` steps and differentiates its meta-loss."""
+    phi = optimizer.trainable_variables
+    evaluate = (
+      unroll_lib.second_order if self.second_derivatives else unroll_lib.first_order
+    )
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(phi)
+      carry, (losses, observed) = unroll_lib.unroll(
+        problem,
+        optimizer,
+        task,
+        carry,
+        length,
+        lambda c, updates: (c.loss, observe(c, updates)),
+        evaluate,
+      )
+      with tf.name_scope("meta_loss"):
+        meta_loss = tf.reduce_sum(self._weights_of(length, losses.dtype) * losses)
+    return Window(tape.gradient(meta_loss, phi), meta_loss, carry, observed)
+
+  def _weights_of(self, length, dtype) -> tf.Tensor:
+    weights = self.weights
+    return tf.cast(weights(length) if callable(weights) else list(weights), dtype)

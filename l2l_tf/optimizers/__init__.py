@@ -1,0 +1,12 @@
+"""Learned and hand-designed optimizers, behind one interface."""
+
+from l2l_tf.optimizers.base import Optimizer
+from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM, KernelwiseLSTM
+from l2l_tf.optimizers.hand_designed import (
+  SGD,
+  Adagrad,
+  Adam,
+  Momentum,
+  Nesterov,
+  RMSprop,
+)

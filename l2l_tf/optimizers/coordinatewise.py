@@ -1,0 +1,190 @@
+"""LSTM optimizers that share their weights over all coordinates or kernels.
+
+Andrychowicz et al. 2016, section 2.1 and figure 3: one small LSTM, its weights
+shared by all coordinates, its state separate for each.
+https://arxiv.org/abs/1606.04474
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from l2l_tf import export
+from l2l_tf import preprocess as preprocess_lib
+from l2l_tf.optimizers import base, deep_lstm
+
+
+class RowwiseLSTM(base.Optimizer):
+  """A deep LSTM on a batch of rows; a subclass says what a row is."""
+
+  def __init__(
+    self,
+    row_size: int,
+    layers: Sequence[int],
+    preprocess: str | preprocess_lib.Preprocess,
+    output_scale: float,
+    initializer: str,
+    seed: int,
+    dtype: str,
+  ):
+    super().__init__()
+    self._preprocess = preprocess_lib.get(preprocess)
+    self._config = {
+      "layers": _check_layers(layers),
+      "preprocess": self._preprocess,
+      "output_scale": output_scale,
+      "initializer": initializer,
+      "seed": seed,
+      "dtype": dtype,
+    }
+    self._row_size = row_size
+    self._dtype = tf.as_dtype(dtype)
+    self._output_scale = output_scale
+    num_features = self._preprocess(tf.zeros([1], self._dtype)).shape[-1]
+    self._network = deep_lstm.DeepLSTM(
+      row_size * num_features, row_size, layers, initializer, seed, self._dtype
+    )
+
+  @property
+  def config(self) -> dict[str, Any]:
+    return dict(self._config)
+
+  @abc.abstractmethod
+  def _to_rows(self, tensors: list[tf.Tensor]) -> tf.Tensor:
+    """Lays out tensors like the parameters as [rows, row_size]."""
+
+  @abc.abstractmethod
+  def _from_rows(self, rows: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The inverse of `_to_rows`."""
+
+  def initial_state(self, params):
+    return self._network.initial_state(self._to_rows(params).shape[0])
+
+  def __call__(self, grads, state, params=None, loss=None):
+    outputs, next_state = self._network(self._features(grads), state)
+    with tf.name_scope("update"):
+      updates = self._from_rows(self._output_scale * outputs, grads)
+      return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_state
+
+  def diagnostics(self, grads, state):
+    return self._network.saturation(self._features(grads), state)
+
+  def _features(self, grads: list[tf.Tensor]) -> tf.Tensor:
+    with tf.name_scope("preprocess"):
+      rows = tf.cast(self._to_rows(grads), self._dtype)
+      features = self._preprocess(tf.reshape(rows, [-1]))  # [N, F]
+      return tf.reshape(features, [-1, self._row_size * features.shape[-1]])
+
+
+@export.register
+class CoordinatewiseLSTM(RowwiseLSTM):
+  """m in g_t, h_{t+1} = m(grad_t, h_t, phi), applied to every coordinate.
+
+  All coordinates of all parameters run as one batch of N rows.
+
+  >>> optimizer = CoordinatewiseLSTM(layers=(20, 20), preprocess="log_and_sign")
+  >>> theta = [tf.ones([3])]
+  >>> updates, state = optimizer(theta, optimizer.initial_state(theta))
+  """
+
+  def __init__(
+    self,
+    layers: Sequence[int] = (20, 20),
+    preprocess: str | preprocess_lib.Preprocess = "identity",
+    output_scale: float = 1.0,
+    initializer: str = "truncated_normal",
+    seed: int = 0,
+    dtype: str = "float32",
+  ):
+    """Initializes the weights.
+
+    Args:
+      layers: units of each LSTM layer (the paper's 20 and 20); empty for a
+        linear map from the preprocessed gradient to the update.
+      preprocess: "identity", "clamp", "log_and_sign", or a callable from
+        gradients [N] to features [N, F].
+      output_scale: factor on the output, so that a fresh optimizer takes small
+        steps.
+      initializer: "truncated_normal" with variance 1 / fan-in, or "zeros".
+      seed: of the initial weights.
+      dtype: of the weights and the state, as a string.
+
+    Raises:
+      ValueError: for a layer below one unit or an unknown name.
+    """
+    super().__init__(1, layers, preprocess, output_scale, initializer, seed, dtype)
+
+  def _to_rows(self, tensors):
+    return tf.concat([tf.reshape(x, [-1, 1]) for x in tensors], axis=0)
+
+  def _from_rows(self, rows, like):
+    parts = tf.split(rows, [x.shape.num_elements() for x in like])
+    return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
+
+
+@export.register
+class KernelwiseLSTM(RowwiseLSTM):
+  """A deep LSTM that reads and moves one whole convolution kernel at a time.
+
+  google-deepmind/learning-to-learn, networks.py, `KernelDeepLSTM`: for filters
+  of shape [height, width, in, out], each of the in * out kernels is one row.
+  Use it inside a `Partition`, for the filters alone.
+  """
+
+  def __init__(
+    self,
+    kernel_shape: Sequence[int],
+    layers: Sequence[int] = (20, 20),
+    preprocess: str | preprocess_lib.Preprocess = "identity",
+    output_scale: float = 1.0,
+    initializer: str = "truncated_normal",
+    seed: int = 0,
+    dtype: str = "float32",
+  ):
+    """Initializes the weights.
+
+    Args:
+      kernel_shape: (height, width) of the kernels.
+      layers: as in `CoordinatewiseLSTM`, like all that follow.
+      preprocess: applied to every entry of a kernel.
+      output_scale: factor on the output.
+      initializer: "truncated_normal" or "zeros".
+      seed: of the initial weights.
+      dtype: of the weights and the state, as a string.
+
+    Raises:
+      ValueError: for a layer or a kernel side below one, or an unknown name.
+    """
+    self._kernel_shape = tuple(kernel_shape)
+    if len(self._kernel_shape) != 2 or min(self._kernel_shape) < 1:
+      raise ValueError(
+        f"kernel_shape={self._kernel_shape} must be (height, width), both positive."
+      )
+    size = self._kernel_shape[0] * self._kernel_shape[1]
+    super().__init__(size, layers, preprocess, output_scale, initializer, seed, dtype)
+    self._config["kernel_shape"] = self._kernel_shape
+
+  def _to_rows(self, tensors):
+    for x in tensors:
+      if x.shape.rank != 4 or tuple(x.shape[:2]) != self._kernel_shape:
+        raise ValueError(
+          f"KernelwiseLSTM got a parameter of shape {tuple(x.shape)}; it moves"
+          f" filters of shape {self._kernel_shape} + (in, out). Route the others"
+          " elsewhere with Partition."
+        )
+    columns = [tf.reshape(x, [self._row_size, -1]) for x in tensors]
+    return tf.transpose(tf.concat(columns, axis=1))
+
+  def _from_rows(self, rows, like):
+    parts = tf.split(rows, [x.shape[2] * x.shape[3] for x in like])
+    return [tf.reshape(tf.transpose(p), x.shape) for p, x in zip(parts, like)]
+
+
+def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+  if isinstance(layers, int) or any(not isinstance(n, int) or n < 1 for n in layers):
+    raise ValueError(
+      f"layers={layers!r} must be a sequence of positive integers, e.g. (20, 20)."
+    )
+  return tuple(layers)

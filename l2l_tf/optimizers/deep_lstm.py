@@ -1,0 +1,143 @@
+"""A stack of LSTM layers with a linear output, run on a batch of inputs.
+
+The cell is Hochreiter and Schmidhuber's with forget gates, as in Zaremba et
+al. 2014, https://arxiv.org/abs/1409.2329, equations 4-6 without dropout.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import sonnet as snt
+import tensorflow as tf
+
+from l2l_tf import seeds
+
+_FORGET_BIAS = 1.0  # Jozefowicz et al. 2015: remember by default.
+
+
+class LSTMState(NamedTuple):
+  """State of one layer."""
+
+  hidden: tf.Tensor  # [N, units]
+  cell: tf.Tensor  # [N, units]
+
+
+class Gates(NamedTuple):
+  """Activations of one layer's gates, each [N, units]."""
+
+  input: tf.Tensor
+  forget: tf.Tensor
+  output: tf.Tensor
+
+
+def lstm_step(
+  x: tf.Tensor, state: LSTMState, w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor
+) -> tuple[LSTMState, Gates]:
+  """One step of one layer.
+
+  Args:
+    x: input, [N, features].
+    state: (h, c) of the previous step.
+    w_x: input weights, [features, 4 units], in the order i, f, o, g.
+    w_h: recurrent weights, [units, 4 units].
+    b: biases, [4 units].
+
+  Returns:
+    The next state, whose `hidden` is the layer's output, and the gates.
+  """
+  z = tf.matmul(x, w_x) + tf.matmul(state.hidden, w_h) + b
+  z_i, z_f, z_o, z_g = tf.split(z, 4, axis=1)
+  i, f, o = tf.sigmoid(z_i), tf.sigmoid(z_f + _FORGET_BIAS), tf.sigmoid(z_o)
+  c = f * state.cell + i * tf.tanh(z_g)
+  h = o * tf.tanh(c)
+  return LSTMState(h, c), Gates(i, f, o)
+
+
+class DeepLSTM(snt.Module):
+  """LSTM layers, then a linear map; no layers leave the linear map alone."""
+
+  def __init__(
+    self,
+    num_inputs: int,
+    num_outputs: int,
+    layers: Sequence[int],
+    initializer: str,
+    seed: int,
+    dtype: tf.DType,
+  ):
+    super().__init__()
+    make = _Weights(initializer, seed, dtype)
+    self._layers = []
+    for units in layers:
+      self._layers.append(
+        (
+          make("w_x", [num_inputs, 4 * units], num_inputs + units),
+          make("w_h", [units, 4 * units], num_inputs + units),
+          tf.Variable(tf.zeros([4 * units], dtype), name="b"),
+        )
+      )
+      num_inputs = units
+    self._w = make("w", [num_inputs, num_outputs], num_inputs)
+    self._b = tf.Variable(tf.zeros([num_outputs], dtype), name="b")
+
+  @snt.no_name_scope
+  def initial_state(self, batch_size: int | tf.Tensor) -> list[LSTMState]:
+    sizes = [w_h.shape[0] for _, w_h, _ in self._layers]
+    zeros = [tf.zeros([batch_size, units], self._w.dtype) for units in sizes]
+    return [LSTMState(z, z) for z in zeros]
+
+  @snt.no_name_scope
+  def __call__(
+    self, x: tf.Tensor, state: list[LSTMState]
+  ) -> tuple[tf.Tensor, list[LSTMState]]:
+    """Maps inputs [N, num_inputs] to outputs [N, num_outputs]."""
+    for_output, next_state, _ = self._run(x, state)
+    with tf.name_scope("linear"):
+      return tf.matmul(for_output, self._w) + self._b, next_state
+
+  @snt.no_name_scope
+  def saturation(self, x: tf.Tensor, state: list[LSTMState]) -> dict[str, tf.Tensor]:
+    """Fraction of each layer's gates that are within 0.05 of 0 or of 1."""
+    _, _, gates = self._run(x, state)
+    return {
+      f"lstm_{i}/{name}_gate": tf.reduce_mean(
+        tf.cast(tf.abs(gate - 0.5) > 0.45, tf.float32)
+      )
+      for i, layer in enumerate(gates, 1)
+      for name, gate in layer._asdict().items()
+    }
+
+  @snt.no_name_scope
+  def _run(self, x, state):
+    next_state, gates = [], []
+    for i, (weights, layer_state) in enumerate(zip(self._layers, state), 1):
+      with tf.name_scope(f"lstm_{i}"):
+        layer_state, layer_gates = lstm_step(x, layer_state, *weights)
+      next_state.append(layer_state)
+      gates.append(layer_gates)
+      x = layer_state.hidden
+    return x, next_state, gates
+
+
+class _Weights:
+  """Makes initial weights from one seed, each from its own branch."""
+
+  def __init__(self, initializer: str, seed: int, dtype: tf.DType):
+    if initializer not in ("truncated_normal", "zeros"):
+      raise ValueError(
+        f"initializer={initializer!r} is unknown; choose 'truncated_normal' or 'zeros'."
+      )
+    self._draw: Callable | None = (
+      None if initializer == "zeros" else tf.random.stateless_truncated_normal
+    )
+    self._seed, self._dtype, self._count = seed, dtype, 0
+
+  def __call__(self, name: str, shape: list[int], fan_in: int) -> tf.Variable:
+    self._count += 1
+    if self._draw is None:
+      return tf.Variable(tf.zeros(shape, self._dtype), name=name)
+    key = seeds.make(self._seed, seeds.WEIGHTS, self._count)
+    stddev = fan_in**-0.5
+    return tf.Variable(
+      self._draw(shape, key, stddev=stddev, dtype=self._dtype), name=name
+    )

@@ -1,0 +1,10 @@
+"""Distributions of optimization tasks, as callables that return losses."""
+
+from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf.problems.synthetic import (
+  Ensemble,
+  Polynomial,
+  Quadratic,
+  Simple,
+  SimpleMulti,
+)

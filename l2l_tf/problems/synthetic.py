@@ -1,0 +1,189 @@
+"""Problems drawn from formulas: quadratics, polynomials, and sums of problems.
+
+Andrychowicz et al. 2016, section 3.1; google-deepmind/learning-to-learn,
+problems.py, for `Simple`, `SimpleMulti` and the uniform quadratics.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from l2l_tf.problems.base import Parameter, Problem
+
+_QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
+
+
+class Simple(Problem):
+  """f(x) = x^2 from x = 1; a scalar parameter."""
+
+  def init(self, seed):
+    return [tf.ones([])], []
+
+  def __call__(self, params, constants, seed):
+    return tf.square(params[0])
+
+
+class SimpleMulti(Problem):
+  """f(x) = x_0^2 + x_1^2 from x = (1, 1); two scalar parameters."""
+
+  def init(self, seed):
+    return [tf.ones([]), tf.ones([])], []
+
+  def __call__(self, params, constants, seed):
+    return tf.add_n([tf.square(x) for x in params])
+
+
+class Quadratic(Problem):
+  """Random quadratics f(theta) = ||W theta - y||^2, a batch of them side by side.
+
+  Paper, section 3.1. The loss is the mean over the batch, so each task's
+  gradient arrives divided by `batch_size`, as in the original code.
+  """
+
+  def __init__(
+    self,
+    batch_size: int = 128,
+    num_dims: int = 10,
+    distribution: str = "normal",
+    stddev: float = 0.01,
+    dtype: tf.DType = tf.float32,
+  ):
+    """Initializes the problem.
+
+    Args:
+      batch_size: how many independent quadratics one task holds.
+      num_dims: dimensions of theta.
+      distribution: of the entries of W and y: "normal" is N(0, 1), the paper's;
+        "uniform" is U[0, 1), the original code's.
+      stddev: of the initial theta, N(0, stddev^2).
+      dtype: of everything.
+
+    Raises:
+      ValueError: for sizes below one or an unknown distribution.
+    """
+    if batch_size < 1 or num_dims < 1:
+      raise ValueError(
+        f"Quadratic got batch_size={batch_size} and num_dims={num_dims}; both"
+        " must be at least 1."
+      )
+    if distribution not in _QUADRATIC_DISTRIBUTIONS:
+      raise ValueError(
+        f"Quadratic got distribution={distribution!r}; choose one of"
+        f" {', '.join(_QUADRATIC_DISTRIBUTIONS)}."
+      )
+    self.batch_size = batch_size
+    self.num_dims = num_dims
+    self._stddev = stddev
+    self._dtype = dtype
+    self._draw = (
+      tf.random.stateless_normal
+      if distribution == "normal"
+      else tf.random.stateless_uniform
+    )
+
+  def init(self, seed):
+    seeds = tf.random.split(seed, 3)
+    shape = [self.batch_size, self.num_dims]
+    w = self._draw(shape + [self.num_dims], seeds[0], dtype=self._dtype)
+    y = self._draw(shape, seeds[1], dtype=self._dtype)
+    theta = tf.random.stateless_normal(
+      shape, seeds[2], stddev=self._stddev, dtype=self._dtype
+    )
+    return [theta], [w, y]
+
+  def task_losses(self, params, constants, seed):
+    (theta,), (w, y) = params, constants
+    return tf.reduce_sum(tf.square(tf.linalg.matvec(w, theta) - y), axis=1)
+
+  def __call__(self, params, constants, seed):
+    return tf.reduce_mean(self.task_losses(params, constants, seed))
+
+  def parameters(self):
+    return [Parameter("theta", (self.batch_size, self.num_dims), "variable")]
+
+
+class Polynomial(Problem):
+  """Least-squares regression to a random polynomial.
+
+  The target p(x) = sum_i c_i x^i has coefficients c ~ N(0, 1); the optimizee
+  fits its own coefficients to p on fresh points x ~ U[-1, 1) at every step.
+  """
+
+  def __init__(self, num_coefficients: int = 7, batch_size: int = 64):
+    """Initializes the problem.
+
+    Args:
+      num_coefficients: length of theta, the degree plus one.
+      batch_size: points drawn at every step.
+
+    Raises:
+      ValueError: if either is below one.
+    """
+    if num_coefficients < 1 or batch_size < 1:
+      raise ValueError(
+        f"Polynomial got num_coefficients={num_coefficients} and"
+        f" batch_size={batch_size}; both must be at least 1."
+      )
+    self._num_coefficients = num_coefficients
+    self._batch_size = batch_size
+
+  def init(self, seed):
+    target = tf.random.stateless_normal([self._num_coefficients], seed)
+    return [tf.zeros([self._num_coefficients])], [target]
+
+  def __call__(self, params, constants, seed):
+    (theta,), (target,) = params, constants
+    x = tf.random.stateless_uniform([self._batch_size, 1], seed, -1.0, 1.0)
+    powers = tf.pow(x, tf.range(self._num_coefficients, dtype=x.dtype))  # [B, C]
+    return tf.reduce_mean(tf.square(tf.linalg.matvec(powers, theta - target)))
+
+  def parameters(self):
+    return [Parameter("coefficients", (self._num_coefficients,), "variable")]
+
+
+class Ensemble(Problem):
+  """A weighted sum of problems, optimized jointly by one optimizer."""
+
+  def __init__(
+    self, problems: Sequence[Problem], weights: Sequence[float] | None = None
+  ):
+    """Initializes the sum.
+
+    Args:
+      problems: the members; their parameters are concatenated in this order.
+      weights: one factor per member; all ones by default.
+
+    Raises:
+      ValueError: without members, or if the counts differ.
+    """
+    weights = [1.0] * len(problems) if weights is None else list(weights)
+    if not problems or len(problems) != len(weights):
+      raise ValueError(
+        f"Ensemble got {len(problems)} problems and {len(weights)} weights; it"
+        " needs at least one problem and one weight for each."
+      )
+    self._problems = list(problems)
+    self._weights = weights
+    self._sizes = [len(p.parameters()) for p in problems]
+
+  def init(self, seed):
+    seeds = tf.random.split(seed, len(self._problems))
+    drawn = [p.init(s) for p, s in zip(self._problems, tf.unstack(seeds))]
+    return [x for params, _ in drawn for x in params], [c for _, c in drawn]
+
+  def __call__(self, params, constants, seed):
+    seeds = tf.unstack(tf.random.split(seed, len(self._problems)))
+    members = zip(self._problems, self._weights, self._split(params), constants, seeds)
+    return tf.add_n([w * p(x, c, s) for p, w, x, c, s in members])
+
+  def parameters(self):
+    return [
+      Parameter(f"problem_{i}/{p.path}", p.shape, p.role)
+      for i, problem in enumerate(self._problems)
+      for p in problem.parameters()
+    ]
+
+  def _split(self, params: list[tf.Tensor]) -> list[list[Any]]:
+    rest = iter(params)
+    return [[next(rest) for _ in range(size)] for size in self._sizes]

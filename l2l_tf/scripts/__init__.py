@@ -1,0 +1,1 @@
+"""Command line scripts; flags exist only here."""

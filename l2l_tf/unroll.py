@@ -1,0 +1,145 @@
+"""The inner loop: an optimizer trains an optimizee. One loop for everyone.
+
+Andrychowicz et al. 2016, figure 2. A step reads (theta_t, f(theta_t), grad_t),
+applies theta_{t+1} = theta_t + g_t and evaluates f and its gradient there; both
+travel on in the carry. A loss therefore belongs to exactly one window of a
+longer run, and no point is evaluated twice.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.problems import Problem
+
+
+class Carry(NamedTuple):
+  """Everything one optimization run carries from step to step."""
+
+  params: list[tf.Tensor]  # theta_t
+  state: Any  # h_t, the optimizer's
+  loss: tf.Tensor  # [], f(theta_t)
+  grads: list[tf.Tensor]  # of f at theta_t
+  step: tf.Tensor  # [], t
+
+
+class Task(NamedTuple):
+  """One optimization task, drawn."""
+
+  constants: Any  # what stays fixed in it, from Problem.init
+  seed: tf.Tensor  # [2], from which every step's mini-batch is drawn
+
+
+# What `unroll` records after each step, from the carry and the step's updates.
+Observer = Callable[[Carry, list[tf.Tensor]], Any]
+
+
+def first_order(problem, params, constants, seed):
+  """Loss and stopped gradients; the loss's own derivative reuses them.
+
+  Under first-order meta-gradients df/dtheta_t is needed twice: as the optimizer's
+  input, a constant there, and on the way back from the meta-loss. Both are the
+  same numbers, so the optimizee is differentiated once, and nothing of its
+  forward pass has to be kept for the meta-gradient.
+  """
+
+  @tf.custom_gradient
+  def evaluate(*params):
+    loss, grads = _evaluate(problem, list(params), constants, seed)
+
+    def backward(d_loss, *unused_d_grads):
+      return [d_loss * g for g in grads]
+
+    return (loss, *grads), backward
+
+  loss, *grads = evaluate(*params)
+  with tf.name_scope("gradient"):
+    return loss, [tf.stop_gradient(g) for g in grads]
+
+
+def second_order(problem, params, constants, seed):
+  """Loss and gradients through which an outer tape can differentiate."""
+  return _evaluate(problem, params, constants, seed)
+
+
+def start(
+  problem: Problem, optimizer: Optimizer, seed: tf.Tensor, evaluate=first_order
+) -> tuple[Task, Carry]:
+  """Draws the task that `seed` names and evaluates its starting point."""
+  init_seed, batch_seed = tf.unstack(tf.random.split(seed, 2))
+  params, constants = problem.init(init_seed)
+  task = Task(constants, batch_seed)
+  with tf.name_scope("step_0"):
+    loss, grads = evaluate(problem, params, constants, _fold(batch_seed, 0))
+  state = optimizer.initial_state(params)
+  return task, Carry(params, state, loss, grads, tf.zeros([], tf.int32))
+
+
+def step(problem, optimizer, task, carry, evaluate=first_order):
+  """Takes one step; returns the next carry and the updates."""
+  t = carry.step + 1
+  with tf.name_scope("optimizer"):
+    updates, state = optimizer(
+      carry.grads, carry.state, params=carry.params, loss=carry.loss
+    )
+  params = [p + u for p, u in zip(carry.params, updates, strict=True)]
+  loss, grads = evaluate(problem, params, task.constants, _fold(task.seed, t))
+  return Carry(params, state, loss, grads, t), updates
+
+
+def unroll(
+  problem: Problem,
+  optimizer: Optimizer,
+  task: Task,
+  carry: Carry,
+  num_steps: int | tf.Tensor,
+  observe: Observer = lambda carry, updates: carry.loss,
+  evaluate=first_order,
+) -> tuple[Carry, Any]:
+  """Runs `num_steps` steps of `optimizer` on `task`, as one `tf.while_loop`.
+
+  Args:
+    problem: the optimizee.
+    optimizer: learned or hand-designed.
+    task: from `start`.
+    carry: from `start`, or where an earlier call ended.
+    num_steps: steps to take; a tensor does not retrace.
+    observe: what to record after each step; the loss there by default.
+    evaluate: `first_order` or `second_order`.
+
+  Returns:
+    The last carry, and the observations stacked to [num_steps, ...].
+  """
+
+  def body(i, carry, records):
+    carry, updates = step(problem, optimizer, task, carry, evaluate)
+    observed = tf.nest.flatten(observe(carry, updates))
+    return i + 1, carry, [r.write(i, x) for r, x in zip(records, observed)]
+
+  structure = observe(carry, carry.grads)  # traced for its types alone
+  records = [
+    tf.TensorArray(x.dtype, num_steps, element_shape=x.shape)
+    for x in tf.nest.flatten(structure)
+  ]
+  _, carry, records = tf.while_loop(
+    lambda i, *_: i < num_steps,
+    body,
+    (tf.zeros([], tf.int32), carry, records),
+    maximum_iterations=num_steps,
+  )
+  return carry, tf.nest.pack_sequence_as(structure, [r.stack() for r in records])
+
+
+def _evaluate(problem, params, constants, seed):
+  with tf.GradientTape() as tape:
+    tape.watch(params)
+    with tf.name_scope("optimizee"):
+      loss = problem(params, constants, seed)
+  with tf.name_scope("gradient"):
+    return loss, tape.gradient(loss, params)
+
+
+def _fold(seed, step):
+  return tf.random.fold_in(seed, step)
