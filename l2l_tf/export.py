@@ -15,10 +15,11 @@ import zipfile
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 FORMAT_VERSION = 1
 _HEADER = "header"
-_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 24
 _REGISTRY: dict[str, type] = {}
 
 
@@ -45,18 +46,18 @@ def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
     path: the file; conventionally ending in ".l2l.npz".
 
   Raises:
-    ExportError: if a constructor argument cannot be described.
+    ExportError: if a constructor argument cannot be described, or `load` would
+      refuse the result, e.g. for a weight that is not finite.
     OSError: if the file cannot be written; an existing one is left as it was.
   """
   path = pathlib.Path(path)
-  weights = [v.numpy() for v in optimizer.variables]
   header = {
     "format": "l2l_tf",
     "version": FORMAT_VERSION,
     "optimizer": _describe(optimizer),
-    "weights": [[list(w.shape), w.dtype.name] for w in weights],
+    "weights": _specs(optimizer),
   }
-  arrays = {_weight_key(i): w for i, w in enumerate(weights)}
+  arrays = {_weight_key(i): v.numpy() for i, v in enumerate(optimizer.variables)}
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   try:
@@ -64,10 +65,13 @@ def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
       np.savez(f, **{_HEADER: np.array(json.dumps(header))}, **arrays)
       f.flush()
       os.fsync(f.fileno())
+    _read(temporary)
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
-  except BaseException:
+  except BaseException as e:
     os.unlink(temporary)
+    if isinstance(e, ExportError):
+      raise ExportError(f"{type(optimizer).__name__} cannot be exported: {e}") from e
     raise
 
 
@@ -82,6 +86,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
   Raises:
     FileNotFoundError: if there is no such file.
+    PermissionError: if it may not be read.
     ExportError: if it is not a complete export of this format version.
   """
   path = pathlib.Path(path)
@@ -90,17 +95,15 @@ def load(path: str | os.PathLike[str]) -> Any:
       f"No exported optimizer at {str(path)!r}; give the path of a file that"
       " l2l-train or l2l_tf.save wrote."
     )
+  if not os.access(path, os.R_OK):
+    raise PermissionError(f"No permission to read {str(path)!r}; change its mode.")
   try:
-    header, weights = _read(path)
-    optimizer = _build(header["optimizer"])
-    _assign(optimizer, weights)
+    description, weights = _read(path)
   except ExportError as e:
     raise ExportError(f"{str(path)!r} cannot be loaded: {e}") from None
-  except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as e:
-    raise ExportError(
-      f"{str(path)!r} is not an optimizer exported by l2l_tf, or is damaged"
-      f" ({type(e).__name__}: {e}); export it again."
-    ) from None
+  optimizer = _build(description)
+  for variable, weight in zip(optimizer.variables, weights):
+    variable.assign(weight)
   return optimizer
 
 
@@ -110,9 +113,7 @@ def _weight_key(index: int) -> str:
 
 def _describe(value: Any) -> Any:
   """Turns a constructor argument into JSON."""
-  if type(value).__name__ in _REGISTRY and isinstance(
-    value, _REGISTRY[type(value).__name__]
-  ):
+  if _REGISTRY.get(type(value).__name__) is type(value):
     config = (
       {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
       if dataclasses.is_dataclass(value)
@@ -124,6 +125,8 @@ def _describe(value: Any) -> Any:
     }
   if isinstance(value, (list, tuple)):
     return [_describe(v) for v in value]
+  if isinstance(value, (np.bool_, np.integer, np.floating)):
+    return value.item()
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
   raise ExportError(
@@ -147,12 +150,38 @@ def _build(description: Any) -> Any:
   return cls(**{k: _build(v) for k, v in description["config"].items()})
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-  with zipfile.ZipFile(path) as archive:
-    sizes = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
-    if sizes[_HEADER].file_size > _MAX_HEADER_BYTES:
-      raise ExportError("its header is larger than any export's.")
-  with np.load(path, allow_pickle=False) as arrays:
+def _specs(optimizer: Any) -> list[Any]:
+  """Shape and type of each weight, as JSON."""
+  if not isinstance(optimizer, tf.Module):
+    raise ExportError(
+      f"{optimizer!r:.100} is not an optimizer; an export holds an l2l_tf Optimizer."
+    )
+  return [
+    [list(v.shape), np.dtype(v.dtype.as_numpy_dtype).name] for v in optimizer.variables
+  ]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Any, list[np.ndarray]]:
+  """Returns the optimizer's description and weights, or raises `ExportError`."""
+  try:
+    return _read_unguarded(path)
+  except ExportError:
+    raise
+  except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
+    cause = f"{type(e).__name__}: {e}".splitlines()[0][:300]
+    raise ExportError(
+      f"it was not exported by l2l_tf, or is damaged ({cause}); export it again."
+    ) from e
+
+
+def _read_unguarded(path):
+  with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
+    members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+    # Uncompressed, nothing in it can be larger than the file itself.
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
+      raise ExportError("it is compressed, which no export is; export it again.")
+    if members[_HEADER].file_size > _MAX_HEADER_BYTES:
+      raise ExportError(f"its header is larger than {_MAX_HEADER_BYTES} bytes.")
     header = json.loads(str(arrays[_HEADER]))
     if header.get("format") != "l2l_tf" or header["version"] != FORMAT_VERSION:
       raise ExportError(
@@ -160,31 +189,26 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         f" {header.get('version')!r}; this release reads 'l2l_tf' version"
         f" {FORMAT_VERSION}."
       )
-    expected = {_weight_key(i) for i in range(len(header["weights"]))}
-    if set(sizes) != expected | {_HEADER}:
+    with tf.Graph().as_default():  # Shapes alone: whatever it asks for is not made.
+      specs = _specs(_build(header["optimizer"]))
+    keys = [_weight_key(i) for i in range(len(specs))]
+    if set(members) != {_HEADER, *keys}:
       raise ExportError(
-        f"it declares {len(expected)} weights but holds"
-        f" {len(sizes) - 1}; export it again."
+        f"it holds {len(members) - 1} weights, but its constructor arguments make"
+        f" {len(specs)}; export it again."
       )
-    weights = []
-    for i, (shape, dtype) in enumerate(header["weights"]):
-      # Checked before reading: a declared kilobyte must not unpack to gigabytes.
-      declared = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-      if sizes[_weight_key(i)].file_size > declared + 4096:
-        raise ExportError(f"weight {i} is larger than the declared {shape}.")
-      weights.append(arrays[_weight_key(i)])
-  return header, weights
-
-
-def _assign(optimizer: Any, weights: list[np.ndarray]) -> None:
-  variables = optimizer.variables
-  shapes = [tuple(v.shape) for v in variables]
-  found = [w.shape for w in weights]
-  if shapes != found:
+    weights = [_decode(arrays[key], dtype) for key, (_, dtype) in zip(keys, specs)]
+  found = [[list(w.shape), w.dtype.name] for w in weights]
+  if not header["weights"] == found == specs:
     raise ExportError(
-      f"its weights have shapes {found}, but its constructor arguments make {shapes}."
+      f"it declares the weights {header['weights']} and holds {found}, but its"
+      f" constructor arguments make {specs}; export it again."
     )
-  for variable, weight in zip(variables, weights):
-    if not np.all(np.isfinite(weight)):
-      raise ExportError("it holds weights that are not finite.")
-    variable.assign(weight)
+  if not all(np.all(np.isfinite(w)) for w in weights):
+    raise ExportError("it holds weights that are not finite.")
+  return header["optimizer"], weights
+
+
+def _decode(array: np.ndarray, dtype: str) -> np.ndarray:
+  """Restores bfloat16, which .npy files know only as two bytes."""
+  return array.view(dtype) if array.dtype.kind == "V" else array

@@ -47,10 +47,12 @@ class TruncatedBPTT:
     second_derivatives: whether the optimizee's gradients are differentiated too.
       False, the paper's choice, drops the gradient along the dashed edges of its
       figure 2; True is the true gradient of the window's meta-loss.
+    unroll: the inner loop, `unroll` or `static_unroll`.
   """
 
   weights: Weights | Sequence[float] = all_ones
   second_derivatives: bool = False
+  unroll: Callable = unroll_lib.unroll
 
   def __call__(
     self,
@@ -68,7 +70,7 @@ class TruncatedBPTT:
     )
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
-      carry, (losses, observed) = unroll_lib.unroll(
+      carry, (losses, observed) = self.unroll(
         problem,
         optimizer,
         task,
@@ -79,7 +81,8 @@ class TruncatedBPTT:
       )
       with tf.name_scope("meta_loss"):
         meta_loss = tf.reduce_sum(self._weights_of(length, losses.dtype) * losses)
-    return Window(tape.gradient(meta_loss, phi), meta_loss, carry, observed)
+    with tf.name_scope("meta_gradient"):
+      return Window(tape.gradient(meta_loss, phi), meta_loss, carry, observed)
 
   def _weights_of(self, length, dtype) -> tf.Tensor:
     weights = self.weights

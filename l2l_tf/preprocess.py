@@ -5,7 +5,8 @@ Andrychowicz et al. 2016, appendix A. Each maps gradients [N] to features
 """
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -28,13 +29,22 @@ class Identity:
 @export.register
 @dataclasses.dataclass(frozen=True)
 class Clamp:
-  """The gradient clipped to [min_value, max_value]; F = 1."""
+  """The gradient times `scale`, clipped to [min_value, max_value]; F = 1."""
 
   min_value: float = -1.0
   max_value: float = 1.0
+  scale: float = 1.0
+
+  def __post_init__(self):
+    if not self.min_value < self.max_value:
+      raise ValueError(
+        f"Clamp got min_value={self.min_value} and max_value={self.max_value}; the"
+        " minimum must be below the maximum."
+      )
 
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(grads, self.min_value, self.max_value)[..., tf.newaxis]
+    scaled = self.scale * grads[..., tf.newaxis]
+    return tf.clip_by_value(scaled, self.min_value, self.max_value)
 
 
 @export.register
@@ -47,6 +57,11 @@ class LogAndSign:
 
   p: float = 10.0
 
+  def __post_init__(self):
+    # Beyond 80, e^-p and its inverse leave float32's range.
+    if not 0 < self.p <= 80:
+      raise ValueError(f"LogAndSign got p={self.p}; it must lie in (0, 80].")
+
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
     # The maximum keeps the unused branch's derivative finite at zero.
     smallest = tf.exp(tf.constant(-self.p, grads.dtype))
@@ -55,17 +70,46 @@ class LogAndSign:
     return tf.stack([log, sign], axis=-1)
 
 
+@export.register
+@dataclasses.dataclass(frozen=True)
+class Concat:
+  """The features of several functions side by side; F is their sum."""
+
+  parts: Sequence[Preprocess]
+
+  def __call__(self, grads: tf.Tensor) -> tf.Tensor:
+    return tf.concat([part(grads) for part in self.parts], axis=-1)
+
+
 _BY_NAME = {"identity": Identity, "clamp": Clamp, "log_and_sign": LogAndSign}
+_TERM = re.compile(r"(\w+)(?:\(([^()]*)\))?")
 
 
 def get(preprocess: str | Preprocess) -> Preprocess:
-  """Returns the function that a name stands for, or the callable itself."""
+  """Returns the function that a text describes, or the callable itself.
+
+  Args:
+    preprocess: a callable; or names joined by "+", each with numbers to change if
+      need be, as in "log_and_sign(p=5)+clamp(scale=20)".
+
+  Raises:
+    ValueError: if the text is not of that form.
+  """
   if callable(preprocess):
     return preprocess
-  if preprocess not in _BY_NAME:
+  parts = [_parse(term.strip(), preprocess) for term in str(preprocess).split("+")]
+  return parts[0] if len(parts) == 1 else Concat(tuple(parts))
+
+
+def _parse(term: str, whole: str) -> Preprocess:
+  match = _TERM.fullmatch(term)
+  try:
+    name, arguments = match[1], match[2] or ""
+    pairs = [pair.split("=") for pair in arguments.split(",") if pair.strip()]
+    return _BY_NAME[name](**{key.strip(): float(value) for key, value in pairs})
+  except (KeyError, TypeError, ValueError) as e:
     raise ValueError(
-      f"preprocess={preprocess!r} is unknown; give one of"
-      f" {', '.join(_BY_NAME)} or a callable from gradients [N] to features"
-      " [N, F]."
-    )
-  return _BY_NAME[preprocess]()
+      f"preprocess={whole!r} is unknown; give {', '.join(_BY_NAME)}, several joined by"
+      " '+', numbers in parentheses as in 'log_and_sign(p=5)', or a callable from"
+      f" gradients [N] to features [N, F] ({type(e).__name__}: {e})."
+    ) from None

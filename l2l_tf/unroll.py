@@ -64,28 +64,38 @@ def second_order(problem, params, constants, seed):
   return _evaluate(problem, params, constants, seed)
 
 
+def step_seed(task: Task, step: int | tf.Tensor) -> tf.Tensor:
+  """Returns the seed of the mini-batch that theta_step meets."""
+  with tf.name_scope("mini_batch"):
+    return tf.random.fold_in(task.seed, step)
+
+
 def start(
   problem: Problem, optimizer: Optimizer, seed: tf.Tensor, evaluate=first_order
 ) -> tuple[Task, Carry]:
   """Draws the task that `seed` names and evaluates its starting point."""
-  init_seed, batch_seed = tf.unstack(tf.random.split(seed, 2))
-  params, constants = problem.init(init_seed)
+  with tf.name_scope("init"):
+    init_seed, batch_seed = tf.unstack(tf.random.split(seed, 2))
+    params, constants = problem.init(init_seed)
+    state = optimizer.initial_state(params)
   task = Task(constants, batch_seed)
-  with tf.name_scope("step_0"):
-    loss, grads = evaluate(problem, params, constants, _fold(batch_seed, 0))
-  state = optimizer.initial_state(params)
+  with tf.name_scope("step_0/"):
+    loss, grads = evaluate(problem, params, constants, step_seed(task, 0))
   return task, Carry(params, state, loss, grads, tf.zeros([], tf.int32))
 
 
-def step(problem, optimizer, task, carry, evaluate=first_order):
+def step(
+  problem, optimizer, task, carry, evaluate=first_order, scopes=("step/", "next_step/")
+):
   """Takes one step; returns the next carry and the updates."""
-  t = carry.step + 1
-  with tf.name_scope("optimizer"):
+  with tf.name_scope(scopes[0]), tf.name_scope("optimizer"):
     updates, state = optimizer(
       carry.grads, carry.state, params=carry.params, loss=carry.loss
     )
-  params = [p + u for p, u in zip(carry.params, updates, strict=True)]
-  loss, grads = evaluate(problem, params, task.constants, _fold(task.seed, t))
+    params = [p + u for p, u in zip(carry.params, updates, strict=True)]
+  with tf.name_scope(scopes[1]):
+    t = carry.step + 1
+    loss, grads = evaluate(problem, params, task.constants, step_seed(task, t))
   return Carry(params, state, loss, grads, t), updates
 
 
@@ -132,6 +142,21 @@ def unroll(
   return carry, tf.nest.pack_sequence_as(structure, [r.stack() for r in records])
 
 
+def static_unroll(
+  problem, optimizer, task, carry, num_steps: int, observe=None, evaluate=first_order
+) -> tuple[Carry, Any]:
+  """`unroll` without the loop: one name scope per step, for graphs to look at.
+
+  It computes the same, but compiles slowly and only for an integer `num_steps`.
+  """
+  records = []
+  for t in range(num_steps):
+    scopes = f"step_{t}/", f"step_{t + 1}/"
+    carry, updates = step(problem, optimizer, task, carry, evaluate, scopes)
+    records.append(observe(carry, updates) if observe else carry.loss)
+  return carry, tf.nest.map_structure(lambda *x: tf.stack(x), *records)
+
+
 def _evaluate(problem, params, constants, seed):
   with tf.GradientTape() as tape:
     tape.watch(params)
@@ -139,7 +164,3 @@ def _evaluate(problem, params, constants, seed):
       loss = problem(params, constants, seed)
   with tf.name_scope("gradient"):
     return loss, tape.gradient(loss, params)
-
-
-def _fold(seed, step):
-  return tf.random.fold_in(seed, step)

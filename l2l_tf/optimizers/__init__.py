@@ -10,3 +10,4 @@ from l2l_tf.optimizers.hand_designed import (
   Nesterov,
   RMSprop,
 )
+from l2l_tf.optimizers.partition import Partition, Where

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1606.04474
 """
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ class RowwiseLSTM(base.Optimizer):
     dtype: str,
   ):
     super().__init__()
+    self._dtype = _check_dtype(dtype)
+    if not math.isfinite(output_scale):
+      raise ValueError(f"output_scale={output_scale} must be a finite number.")
     self._preprocess = preprocess_lib.get(preprocess)
     self._config = {
       "layers": _check_layers(layers),
@@ -37,12 +41,11 @@ class RowwiseLSTM(base.Optimizer):
       "output_scale": output_scale,
       "initializer": initializer,
       "seed": seed,
-      "dtype": dtype,
+      "dtype": self._dtype.name,
     }
     self._row_size = row_size
-    self._dtype = tf.as_dtype(dtype)
     self._output_scale = output_scale
-    num_features = self._preprocess(tf.zeros([1], self._dtype)).shape[-1]
+    num_features = _num_features(self._preprocess, self._dtype)
     self._network = deep_lstm.DeepLSTM(
       row_size * num_features, row_size, layers, initializer, seed, self._dtype
     )
@@ -60,7 +63,7 @@ class RowwiseLSTM(base.Optimizer):
     """The inverse of `_to_rows`."""
 
   def initial_state(self, params):
-    return self._network.initial_state(self._to_rows(params).shape[0])
+    return self._network.initial_state(self._rows(params).shape[0])
 
   def __call__(self, grads, state, params=None, loss=None):
     outputs, next_state = self._network(self._features(grads), state)
@@ -71,10 +74,16 @@ class RowwiseLSTM(base.Optimizer):
   def diagnostics(self, grads, state):
     return self._network.saturation(self._features(grads), state)
 
+  def _rows(self, tensors: list[tf.Tensor]) -> tf.Tensor:
+    if not tensors:
+      raise ValueError(
+        f"{type(self).__name__} got an empty list; it needs at least one parameter."
+      )
+    return self._to_rows([tf.cast(x, self._dtype) for x in tensors])
+
   def _features(self, grads: list[tf.Tensor]) -> tf.Tensor:
     with tf.name_scope("preprocess"):
-      rows = tf.cast(self._to_rows(grads), self._dtype)
-      features = self._preprocess(tf.reshape(rows, [-1]))  # [N, F]
+      features = self._preprocess(tf.reshape(self._rows(grads), [-1]))  # [N, F]
       return tf.reshape(features, [-1, self._row_size * features.shape[-1]])
 
 
@@ -107,7 +116,8 @@ class CoordinatewiseLSTM(RowwiseLSTM):
         gradients [N] to features [N, F].
       output_scale: factor on the output, so that a fresh optimizer takes small
         steps.
-      initializer: "truncated_normal" with variance 1 / fan-in, or "zeros".
+      initializer: "truncated_normal", of variance 1 / fan-in before truncation at
+        two standard deviations, or "zeros".
       seed: of the initial weights.
       dtype: of the weights and the state, as a string.
 
@@ -157,11 +167,12 @@ class KernelwiseLSTM(RowwiseLSTM):
     Raises:
       ValueError: for a layer or a kernel side below one, or an unknown name.
     """
-    self._kernel_shape = tuple(kernel_shape)
-    if len(self._kernel_shape) != 2 or min(self._kernel_shape) < 1:
+    if not _are_positive_integers(kernel_shape) or len(kernel_shape) != 2:
       raise ValueError(
-        f"kernel_shape={self._kernel_shape} must be (height, width), both positive."
+        f"kernel_shape={kernel_shape!r} must be (height, width), both positive"
+        " integers."
       )
+    self._kernel_shape = tuple(kernel_shape)
     size = self._kernel_shape[0] * self._kernel_shape[1]
     super().__init__(size, layers, preprocess, output_scale, initializer, seed, dtype)
     self._config["kernel_shape"] = self._kernel_shape
@@ -183,8 +194,32 @@ class KernelwiseLSTM(RowwiseLSTM):
 
 
 def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
-  if isinstance(layers, int) or any(not isinstance(n, int) or n < 1 for n in layers):
+  if not _are_positive_integers(layers):
     raise ValueError(
       f"layers={layers!r} must be a sequence of positive integers, e.g. (20, 20)."
     )
   return tuple(layers)
+
+
+def _are_positive_integers(values: Any) -> bool:
+  return isinstance(values, Sequence) and all(
+    isinstance(n, int) and n > 0 for n in values
+  )
+
+
+def _check_dtype(dtype: str) -> tf.DType:
+  known = [tf.float16, tf.bfloat16, tf.float32, tf.float64]
+  if dtype not in known:
+    names = ", ".join(repr(d.name) for d in known)
+    raise ValueError(f"dtype={dtype!r} is unknown; choose one of {names}.")
+  return tf.as_dtype(dtype)
+
+
+def _num_features(preprocess: preprocess_lib.Preprocess, dtype: tf.DType) -> int:
+  shape = preprocess(tf.zeros([2], dtype)).shape
+  if len(shape) != 2 or shape[0] != 2:
+    raise ValueError(
+      f"preprocess={preprocess!r} maps gradients [2] to features"
+      f" {list(shape)}; it must map [N] to [N, F]."
+    )
+  return shape[1]

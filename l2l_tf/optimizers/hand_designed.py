@@ -6,9 +6,11 @@ conventions they follow where papers leave a choice.
 """
 
 import abc
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import sonnet as snt
 import tensorflow as tf
 
 from l2l_tf import export
@@ -62,6 +64,7 @@ def adam_update(grad, first, second, step, rate, beta_1, beta_2, epsilon):
   return -rate * first / (tf.sqrt(second + _EPSILON_ROOT) + epsilon), first, second
 
 
+@snt.allow_empty_variables
 class HandDesigned(base.Optimizer):
   """A rule with a learning rate, applied to each parameter by itself."""
 
@@ -69,9 +72,13 @@ class HandDesigned(base.Optimizer):
 
   def __init__(self, learning_rate: LearningRate, **hyper: float):
     super().__init__()
-    if isinstance(learning_rate, (int, float)) and not 0 < learning_rate < float("inf"):
+    is_given = callable(learning_rate) or tf.is_tensor(learning_rate)
+    if not is_given and not (
+      isinstance(learning_rate, numbers.Real) and 0 < learning_rate < float("inf")
+    ):
       raise ValueError(
-        f"learning_rate={learning_rate} must be a positive, finite number."
+        f"learning_rate={learning_rate!r} must be a positive, finite number, a scalar"
+        " tensor, or a schedule from step to rate."
       )
     self.learning_rate = learning_rate
     self._hyper = hyper

@@ -1,6 +1,7 @@
 """Distributions of optimization tasks, as callables that return losses."""
 
 from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf.problems.classification import MLP, digits_mlp, mnist_mlp
 from l2l_tf.problems.synthetic import (
   Ensemble,
   Polynomial,

@@ -85,7 +85,7 @@ class Quadratic(Problem):
   def init(self, seed):
     seeds = tf.random.split(seed, 3)
     shape = [self.batch_size, self.num_dims]
-    w = self._draw(shape + [self.num_dims], seeds[0], dtype=self._dtype)
+    w = self._draw([*shape, self.num_dims], seeds[0], dtype=self._dtype)
     y = self._draw(shape, seeds[1], dtype=self._dtype)
     theta = tf.random.stateless_normal(
       shape, seeds[2], stddev=self._stddev, dtype=self._dtype

@@ -1,0 +1,210 @@
+"""Meta-training: an optimizer trains the optimizer.
+
+Andrychowicz et al. 2016, section 2: phi follows the gradient of the meta-loss,
+computed window by window along the optimizee's trajectory.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from l2l_tf import seeds
+from l2l_tf import unroll as unroll_lib
+from l2l_tf.meta_gradients import TruncatedBPTT, Window
+from l2l_tf.optimizers import Adam, Optimizer
+from l2l_tf.problems import Problem
+
+
+class MetaTrainer(tf.Module):
+  """Trains an optimizer's weights phi on tasks drawn from a problem.
+
+  An episode optimizes one freshly drawn task for `num_steps` steps. After every
+  window of `unroll_length` steps phi is updated, while the optimizee and the
+  optimizer's state go on. A whole episode is one call of one `tf.function`.
+
+  >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM())
+  >>> for metrics in trainer.train(num_episodes=100):
+  ...   print(metrics["losses"][-1])
+  """
+
+  def __init__(
+    self,
+    problem: Problem,
+    optimizer: Optimizer,
+    meta_optimizer: Optimizer | None = None,
+    meta_gradient: TruncatedBPTT = TruncatedBPTT(),  # noqa: B008
+    num_steps: int = 100,
+    unroll_length: int = 20,
+    clip_norm: float = float("inf"),
+    seed: int = 0,
+    jit_compile: bool = False,
+  ):
+    """Initializes the meta-optimizer's state.
+
+    Args:
+      problem: the distribution of tasks.
+      optimizer: the learned optimizer; its variables are updated in place.
+      meta_optimizer: trains phi; Adam at 0.001 by default.
+      meta_gradient: how a window gives the gradient of phi.
+      num_steps: inner steps per episode, a multiple of `unroll_length`.
+      unroll_length: inner steps per window (the paper's 20).
+      clip_norm: global norm to which a meta-gradient is clipped.
+      seed: names the sequence of tasks.
+      jit_compile: whether XLA compiles the episode.
+
+    Raises:
+      ValueError: for lengths that are not positive or not multiples, or for an
+        optimizer without weights.
+    """
+    super().__init__()
+    check_lengths(num_steps, unroll_length)
+    if not clip_norm > 0:
+      raise ValueError(f"clip_norm={clip_norm} must be positive; inf turns it off.")
+    if not optimizer.trainable_variables:
+      raise ValueError(
+        f"{type(optimizer).__name__} has no weights to meta-train; give a learned"
+        " optimizer, e.g. CoordinatewiseLSTM()."
+      )
+    self.problem = problem
+    self.optimizer = optimizer
+    self.meta_optimizer = Adam(1e-3) if meta_optimizer is None else meta_optimizer
+    self.meta_gradient = meta_gradient
+    self.num_steps = num_steps
+    self.unroll_length = unroll_length
+    self.seed = seed
+    self.num_traces = 0
+    self._clip_norm = clip_norm
+    self._jit_compile = jit_compile
+    phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
+    self._meta_state = self.meta_optimizer.initial_state(phi)
+    self.meta_state_variables = [
+      tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._meta_state)
+    ]
+    self._compiled = tf.function(self._episode, jit_compile=jit_compile)
+
+  def train(
+    self, num_episodes: int, first_episode: int = 0
+  ) -> Iterator[dict[str, Any]]:
+    """Yields the metrics of each episode, after its updates."""
+    for episode in range(first_episode, first_episode + num_episodes):
+      yield self.train_episode(episode)
+
+  def train_episode(self, episode: int) -> dict[str, Any]:
+    """Trains on the task that `episode` names.
+
+    Args:
+      episode: index of the task in the sequence that the seed names.
+
+    Returns:
+      Arrays: "meta_loss", "meta_gradient_norm" and "skipped", one entry per window
+      (a window is skipped, its update not made, when its meta-gradient is not
+      finite); "losses" [num_steps + 1] along the trajectory; "gradient_size" and
+      "update_size" [num_steps], root mean squares; "diagnostics", scalars from the
+      optimizer at the last step.
+    """
+    lengths = self.num_steps // self.unroll_length, self.unroll_length
+    if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
+      lengths = map(tf.constant, lengths)
+    metrics = self._compiled(tf.constant(episode), *lengths)
+    return tf.nest.map_structure(lambda x: x.numpy(), metrics)
+
+  def trace_window(self) -> tf.Graph:
+    """Returns the graph of an episode's first window; nothing is run."""
+
+    def window():
+      task, carry, meta_state = self._start(0)
+      return self._window(task, carry, meta_state, self.unroll_length)
+
+    return tf.function(window).get_concrete_function().graph
+
+  def _start(self, episode):
+    with tf.name_scope("init"):
+      seed = seeds.make(self.seed, seeds.TRAINING, episode)
+    task, carry = unroll_lib.start(self.problem, self.optimizer, seed)
+    with tf.name_scope("meta_optimizer/"):
+      values = [v.read_value() for v in self.meta_state_variables]
+      meta_state = tf.nest.pack_sequence_as(self._meta_state, values)
+    return task, carry, meta_state
+
+  def _episode(self, episode, num_windows, length):
+    self.num_traces += 1
+    task, start, meta_state = self._start(episode)
+    dtype, curve = start.loss.dtype, [length if isinstance(length, int) else None]
+    specs = [(dtype, []), (dtype, []), (tf.bool, [])] + [(dtype, curve)] * 3
+    records = [tf.TensorArray(d, num_windows, element_shape=s) for d, s in specs]
+
+    def body(i, carry, meta_state, records):
+      values, carry, meta_state = self._window(task, carry, meta_state, length)
+      records = [r.write(i, x) for r, x in zip(records, values)]
+      return i + 1, carry, meta_state, records
+
+    _, carry, meta_state, records = tf.while_loop(
+      lambda i, *_: i < num_windows,
+      body,
+      (tf.zeros([], tf.int32), start, meta_state, records),
+      maximum_iterations=num_windows,
+    )
+    for variable, value in zip(self.meta_state_variables, tf.nest.flatten(meta_state)):
+      variable.assign(value)
+    losses, gradient_size, update_size = (r.concat() for r in records[3:])
+    return {
+      "meta_loss": records[0].stack(),
+      "meta_gradient_norm": records[1].stack(),
+      "skipped": records[2].stack(),
+      "losses": tf.concat([[start.loss], losses], axis=0),
+      "gradient_size": gradient_size,
+      "update_size": update_size,
+      "diagnostics": self.optimizer.diagnostics(carry.grads, carry.state),
+    }
+
+  def _window(self, task, carry, meta_state, length):
+    """Trains on one window; returns what to record of it and where it ended."""
+    window = self.meta_gradient(
+      self.problem, self.optimizer, task, carry, length, _observe
+    )
+    norm, skipped, meta_state = self._update(window, meta_state)
+    records = (window.meta_loss, norm, skipped, *window.observed)
+    return records, window.carry, meta_state
+
+  def _update(self, window: Window, meta_state):
+    """Moves phi along the clipped meta-gradient, unless that is not finite."""
+    phi = self.optimizer.trainable_variables
+    with tf.name_scope("meta_optimizer/"):
+      norm = tf.linalg.global_norm(window.meta_gradient)
+      finite = tf.math.is_finite(norm)
+      clipped = _clip(window.meta_gradient, norm, self._clip_norm)
+      with tf.name_scope(self.meta_optimizer.name):
+        values = [tf.convert_to_tensor(v) for v in phi]
+        updates, next_state = self.meta_optimizer(
+          clipped, meta_state, params=values, loss=window.meta_loss
+        )
+      for variable, update in zip(phi, updates):
+        variable.assign_add(tf.where(finite, update, tf.zeros_like(update)))
+      keep = lambda new, old: tf.where(finite, new, old)
+      return norm, ~finite, tf.nest.map_structure(keep, next_state, meta_state)
+
+
+def _clip(tensors: list[tf.Tensor], norm: tf.Tensor, clip_norm: float):
+  """Scales tensors of the given global norm down to `clip_norm`."""
+  scale = clip_norm / tf.maximum(norm, clip_norm)
+  return [scale * x for x in tensors] if clip_norm < float("inf") else tensors
+
+
+def check_lengths(num_steps: int, unroll_length: int) -> None:
+  """Raises ValueError unless the windows tile the episode."""
+  if num_steps < 1 or unroll_length < 1 or num_steps % unroll_length:
+    raise ValueError(
+      f"num_steps={num_steps} must be a positive multiple of"
+      f" unroll_length={unroll_length}, so that whole windows tile an episode."
+    )
+
+
+def _observe(carry, updates):
+  with tf.name_scope("summaries"):
+    return carry.loss, _root_mean_square(carry.grads), _root_mean_square(updates)
+
+
+def _root_mean_square(tensors: list[tf.Tensor]) -> tf.Tensor:
+  count = sum(x.shape.num_elements() for x in tensors)
+  return tf.linalg.global_norm(tensors) / tf.sqrt(tf.cast(count, tensors[0].dtype))

@@ -1,0 +1,224 @@
+"""Several optimizers, each for the parameters that its predicate selects.
+
+Andrychowicz et al. 2016, section 3.3: one LSTM moves the convolutional layers,
+another the fully connected ones. https://arxiv.org/abs/1606.04474
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import sonnet as snt
+import tensorflow as tf
+
+from l2l_tf import export
+from l2l_tf.optimizers import base
+
+
+class Parameter(Protocol):
+  """What a predicate can ask; `l2l_tf.problems.Parameter` is one."""
+
+  @property
+  def path(self) -> str: ...
+
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def role(self) -> str: ...
+
+  @property
+  def rank(self) -> int: ...
+
+
+Predicate = Callable[[Parameter], bool]
+
+
+@export.register
+@dataclasses.dataclass(frozen=True)
+class Where:
+  """Selects the parameters that match all that is given; `Where()` selects any.
+
+  Attributes:
+    path: glob for the whole path, case-sensitive; "*" also matches "/".
+    rank: number of dimensions.
+    role: "kernel", "bias" or "variable".
+  """
+
+  path: str | None = None
+  rank: int | None = None
+  role: str | None = None
+
+  def __call__(self, parameter: Parameter) -> bool:
+    return (
+      (self.path is None or fnmatch.fnmatchcase(parameter.path, self.path))
+      and self.rank in (None, parameter.rank)
+      and self.role in (None, parameter.role)
+    )
+
+
+@export.register
+@snt.allow_empty_variables
+class Partition(base.Optimizer):
+  """Routes each parameter, by its position, to one of several optimizers.
+
+  >>> parameters = Quadratic(batch_size=2).parameters()
+  >>> optimizer = Partition([(Where(rank=2), Adam(0.1))], parameters)
+  """
+
+  def __init__(
+    self,
+    routes: Sequence[tuple[Predicate, base.Optimizer]],
+    parameters: Sequence[Parameter | tuple[str, Sequence[int], str]],
+  ):
+    """Asks every predicate about every parameter, once.
+
+    Args:
+      routes: pairs of a predicate and the optimizer of the parameters that it
+        selects. Only registered predicates, such as `Where`, can be exported.
+      parameters: the optimizee's, from `Problem.parameters()`; or, as in an
+        exported file, triples of path, shape and role.
+
+    Raises:
+      ValueError: for a parameter that no route or more than one route selects, a
+        route that selects none, or an optimizer in two routes.
+    """
+    super().__init__()
+    _check_routes(routes)
+    asked = [p if hasattr(p, "path") else _Parameter(*p) for p in parameters]
+    owners = [[i for i, (selects, _) in enumerate(routes) if selects(p)] for p in asked]
+    self._parameters = [_Parameter(p.path, tuple(p.shape), p.role) for p in asked]
+    _check_owners(owners, self._parameters, len(routes))
+    self._predicates = [predicate for predicate, _ in routes]
+    self._members = [member for _, member in routes]
+    self._indices = [
+      [k for k, owner in enumerate(owners) if owner == [i]] for i in range(len(routes))
+    ]
+
+  @property
+  def config(self) -> dict[str, Any]:
+    return {
+      "routes": list(zip(self._predicates, self._members)),
+      "parameters": list(self._parameters),
+    }
+
+  def initial_state(self, params):
+    self._check("params", params)
+    return tuple(
+      member.initial_state(_select(params, indices))
+      for member, indices in zip(self._members, self._indices)
+    )
+
+  def __call__(self, grads, state, params=None, loss=None):
+    self._check("grads", grads)
+    if params is not None:
+      self._check("params", params)
+    updates, next_state = [None] * len(grads), []
+    for name, member, indices, member_state in self._routed(state):
+      with tf.name_scope(name):
+        moves, member_state = member(
+          _select(grads, indices),
+          member_state,
+          params=None if params is None else _select(params, indices),
+          loss=loss,
+        )
+      next_state.append(member_state)
+      for k, move in zip(indices, moves):
+        updates[k] = move
+    return updates, tuple(next_state)
+
+  def diagnostics(self, grads, state):
+    self._check("grads", grads)
+    return {
+      f"{route}/{name}": value
+      for route, member, indices, member_state in self._routed(state)
+      for name, value in member.diagnostics(
+        _select(grads, indices), member_state
+      ).items()
+    }
+
+  def _routed(self, state):
+    if len(state) != len(self._members):
+      raise ValueError(
+        f"Partition got the state of {len(state)} routes, but it has"
+        f" {len(self._members)}; pass the state that its initial_state made."
+      )
+    names = [f"route_{i}" for i in range(len(self._members))]
+    return zip(names, self._members, self._indices, state)
+
+  def _check(self, what: str, tensors: Sequence[tf.Tensor]) -> None:
+    advice = "build a Partition with the parameters of the problem it optimizes."
+    if len(tensors) != len(self._parameters):
+      raise ValueError(
+        f"Partition got {len(tensors)} {what} for {len(self._parameters)}"
+        f" parameters; {advice}"
+      )
+    for i, (x, parameter) in enumerate(zip(tensors, self._parameters)):
+      shape = None if x is None else tf.TensorShape(x.shape)
+      if shape is None or not shape.is_compatible_with(parameter.shape):
+        raise ValueError(
+          f"Partition got {what}[{i}] of shape {shape}, but {parameter.path!r} has"
+          f" shape {parameter.shape}; {advice}"
+        )
+
+
+class _Parameter(NamedTuple):
+  """A parameter as an exported file describes it."""
+
+  path: str
+  shape: tuple[int, ...]
+  role: str
+
+  @property
+  def rank(self) -> int:
+    return len(self.shape)
+
+
+def _select(tensors: Sequence[tf.Tensor], indices: Iterable[int]) -> list[tf.Tensor]:
+  return [tensors[i] for i in indices]
+
+
+def _check_routes(routes: Sequence[tuple[Predicate, base.Optimizer]]) -> None:
+  seen: dict[int, int] = {}
+  for i, (predicate, member) in enumerate(routes):
+    if not callable(predicate) or not isinstance(member, base.Optimizer):
+      raise ValueError(
+        f"Partition got route {i} = ({predicate!r}, {member!r}); a route is a"
+        " predicate, e.g. Where(rank=2), and an Optimizer."
+      )
+    if seen.setdefault(id(member), i) != i:
+      raise ValueError(
+        f"Partition got the same optimizer in routes {seen[id(member)]} and {i};"
+        " give it one route whose predicate selects the parameters of both."
+      )
+
+
+def _check_owners(
+  owners: Sequence[Sequence[int]], parameters: Sequence[_Parameter], num_routes: int
+) -> None:
+  rule = "each parameter needs exactly one route"
+  unassigned = [p.path for p, owner in zip(parameters, owners) if not owner]
+  if unassigned:
+    raise ValueError(
+      f"Partition: no route selects {_join(unassigned)}; {rule}, so widen a"
+      " predicate or add a route."
+    )
+  for owner in owners:
+    if len(owner) > 1:
+      contested = [p.path for p, other in zip(parameters, owners) if other == owner]
+      raise ValueError(
+        f"Partition: routes {', '.join(map(str, owner))} all select"
+        f" {_join(contested)}; {rule}, so narrow their predicates."
+      )
+  for i in range(num_routes):
+    if [i] not in owners:
+      raise ValueError(
+        f"Partition: route {i} selects none of {_join([p.path for p in parameters])};"
+        " remove it or correct its predicate."
+      )
+
+
+def _join(paths: Sequence[str], most: int = 10) -> str:
+  more = f" and {len(paths) - most} more" if len(paths) > most else ""
+  return (", ".join(map(repr, paths[:most])) or "no parameters") + more

@@ -1,0 +1,76 @@
+"""Plain names: a problem, and the recipe that meta-trains an optimizer for it.
+
+What each recipe reaches, and in what time, stands in README's table.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from l2l_tf.problems import (
+  Ensemble,
+  Polynomial,
+  Problem,
+  Quadratic,
+  Simple,
+  SimpleMulti,
+  digits_mlp,
+  mnist_mlp,
+)
+
+
+class Preset(NamedTuple):
+  """A problem and the settings of its recipe; each is a flag of l2l-train too."""
+
+  make_problem: Callable[[], Problem]
+  description: str
+  layers: tuple[int, ...] = (20, 20)
+  preprocess: str = "log_and_sign+clamp(scale=20,min_value=-5,max_value=5)"
+  output_scale: float = 0.1
+  initializer: str = "truncated_normal"
+  num_epochs: int = 1000
+  num_steps: int = 100
+  unroll_length: int = 20
+  learning_rate: float = 0.003
+  clip_norm: float = 100.0
+  evaluation_epochs: int = 8
+  num_draws: int = 8
+
+
+_LINEAR = {
+  "layers": (),
+  "preprocess": "identity",
+  "output_scale": 1.0,
+  "initializer": "zeros",
+  "learning_rate": 0.01,
+  "num_epochs": 500,
+  "evaluation_epochs": 1,
+  "num_draws": 1,
+}
+_IMAGES = {"preprocess": "log_and_sign", "evaluation_epochs": 32, "num_draws": 64}
+
+PRESETS: Mapping[str, Preset] = {
+  "simple": Preset(Simple, "x^2 from x = 1, by a linear optimizer", **_LINEAR),
+  "simple_multi": Preset(SimpleMulti, "x^2 + y^2 from (1, 1), likewise", **_LINEAR),
+  "quadratic": Preset(Quadratic, "the paper's: W, y ~ N(0, 1), 128 x 10-d"),
+  "quadratic_uniform": Preset(
+    lambda: Quadratic(distribution="uniform"), "the original code's: W, y ~ U[0, 1)"
+  ),
+  "polynomial": Preset(
+    Polynomial, "regression to polynomials of 7 coefficients", layers=(19,)
+  ),
+  "ensemble": Preset(
+    lambda: Ensemble([Quadratic(), Quadratic(distribution="uniform")]),
+    "both quadratics at once",
+  ),
+  "digits_mlp": Preset(
+    digits_mlp, "scikit-learn's digits, 20 sigmoid units", **_IMAGES
+  ),
+  "mnist_mlp": Preset(mnist_mlp, "MNIST, 20 sigmoid units", **_IMAGES),
+}
+
+
+def get(name: str) -> Preset:
+  """Returns the preset of that name, or raises ValueError with the valid ones."""
+  if name not in PRESETS:
+    raise ValueError(f"Unknown problem {name!r}; choose one of {', '.join(PRESETS)}.")
+  return PRESETS[name]

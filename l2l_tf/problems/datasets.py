@@ -1,0 +1,144 @@
+"""Image classification data: the only module that reads a disk or a network.
+
+Images are uint8 in 0..255, or floats in [0, 1]; labels are int32 class numbers
+from zero. All are eager tensors: a `tf.function` that uses them takes them as
+inputs instead of copying them into its graph as constants.
+"""
+
+import functools
+import os
+import urllib.request
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+_NUM_DIGITS_HELD_OUT = 360
+_MNIST_URL = (
+  "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
+)
+_PROBE_SECONDS = 5
+
+
+class Dataset(NamedTuple):
+  """Labelled images, split into what trains and what is held out."""
+
+  train_images: tf.Tensor  # [N, height, width, channels], uint8 or float
+  train_labels: tf.Tensor  # [N], int32
+  test_images: tf.Tensor  # [M, height, width, channels]
+  test_labels: tf.Tensor  # [M]
+
+  @property
+  def num_classes(self) -> int:
+    with tf.init_scope():
+      labels = tf.concat([self.train_labels, self.test_labels], axis=0)
+      return int(tf.reduce_max(labels)) + 1
+
+
+class DatasetUnavailableError(RuntimeError):
+  """The data are not on this machine and cannot be brought to it."""
+
+
+@functools.lru_cache(maxsize=1)
+def digits() -> Dataset:
+  """Returns scikit-learn's embedded handwritten digits, 8 x 8 pixels.
+
+  1,437 train and 360 held-out images, float32 in [0, 1], of ten classes. The
+  split is a fixed permutation, the same in every process.
+
+  Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI;
+  https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
+  """
+  from sklearn import datasets
+
+  bunch = datasets.load_digits()
+  images = bunch.images[..., np.newaxis].astype(np.float32) / 16.0
+  order = np.random.RandomState(0).permutation(len(images))
+  train, test = np.split(order, [-_NUM_DIGITS_HELD_OUT])
+  return as_dataset(
+    images[train], bunch.target[train], images[test], bunch.target[test]
+  )
+
+
+@functools.lru_cache(maxsize=1)
+def mnist() -> Dataset:
+  """Returns MNIST, 28 x 28 pixels, through tensorflow-datasets.
+
+  60,000 train and 10,000 held-out images, uint8 in 0..255, of ten classes. They
+  are read from `TFDS_DATA_DIR` (tensorflow-datasets' own default without it) and
+  downloaded to there if they are missing.
+
+  LeCun, Cortes and Burges, https://www.tensorflow.org/datasets/catalog/mnist
+
+  Raises:
+    DatasetUnavailableError: without readable data and without a network.
+  """
+  with tf.init_scope():
+    splits = _load_mnist(os.environ.get("TFDS_DATA_DIR") or None)
+  train, test = splits["train"], splits["test"]
+  return as_dataset(train["image"], train["label"], test["image"], test["label"])
+
+
+def as_dataset(train_images, train_labels, test_images, test_labels) -> Dataset:
+  """Makes a `Dataset` of arrays or tensors.
+
+  Args:
+    train_images: [N, ...], uint8 or floats in [0, 1].
+    train_labels: [N], class numbers from zero.
+    test_images: [M, ...], of the same shape.
+    test_labels: [M].
+
+  Returns:
+    The same as eager tensors, also when called while a graph is traced.
+
+  Raises:
+    ValueError: for an empty split, or images that differ in shape between the
+      splits or in number from their labels.
+  """
+  with tf.init_scope():
+    data = Dataset(
+      tf.convert_to_tensor(train_images),
+      tf.cast(train_labels, tf.int32),
+      tf.convert_to_tensor(test_images),
+      tf.cast(test_labels, tf.int32),
+    )
+  train, test = data.train_images.shape, data.test_images.shape
+  labels = data.train_labels.shape, data.test_labels.shape
+  if not train[0] or not test[0] or train[1:] != test[1:]:
+    raise ValueError(
+      f"A data set got train images of shape {train} and test images of shape"
+      f" {test}; it needs at least one of each, alike in all but their number."
+    )
+  if labels != (train[:1], test[:1]):
+    raise ValueError(
+      f"A data set got {train[0]} train and {test[0]} test images with labels of"
+      f" shapes {labels[0]} and {labels[1]}; it needs one label for each image."
+    )
+  return data
+
+
+def _load_mnist(data_dir: str | None) -> dict[str, dict[str, tf.Tensor]]:
+  import tensorflow_datasets as tfds
+
+  action = "open"
+  try:
+    missing = not tfds.builder("mnist", data_dir=data_dir).is_prepared()
+    action = "download" if missing else "read"
+    if missing:
+      _require_reachable(_MNIST_URL)
+    return tfds.load("mnist", data_dir=data_dir, batch_size=-1, download=missing)
+  # What a broken folder, disk or network raises there has no common base class.
+  except Exception as error:
+    where = data_dir or tfds.core.constants.DATA_DIR
+    reason = (str(error).strip() or "no message").splitlines()[0][:200]
+    raise DatasetUnavailableError(
+      f"Could not {action} MNIST in {where} ({type(error).__name__}: {reason}); set"
+      " TFDS_DATA_DIR to a folder in which tensorflow-datasets has prepared mnist,"
+      " or run once with a network and a writable folder to download it."
+    ) from None
+
+
+def _require_reachable(url: str) -> None:
+  """Asks once: tensorflow-datasets retries an unreachable host for minutes."""
+  request = urllib.request.Request(url, method="HEAD")
+  urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()

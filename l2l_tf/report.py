@@ -1,0 +1,161 @@
+"""What an evaluation says: statistics of learning curves, as table and CSV."""
+
+import csv
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from l2l_tf.evaluate import Curves
+
+_Z = 1.96  # 95% of a normal distribution
+
+
+class Band(NamedTuple):
+  """A statistic over problems with its 95% confidence interval, per step."""
+
+  value: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+
+
+class Row(NamedTuple):
+  """One optimizer's line in the table."""
+
+  optimizer: str
+  learning_rate: float | None
+  final_loss: float  # mean over problems
+  final_low: float  # 95% confidence interval of that mean
+  final_high: float
+  median_final_loss: float
+  area: float  # mean over problems and steps: the area under the curve per step
+  steps_to_best: int | None  # until the best baseline's final loss is reached
+  ratio_to_best: float | None  # of final losses
+  held_out: dict[str, float]  # means over draws
+
+
+def mean_band(losses: np.ndarray) -> Band:
+  """The mean over problems; normal approximation for its interval.
+
+  Args:
+    losses: [num_problems, num_steps + 1].
+  """
+  mean = losses.mean(axis=0, dtype=np.float64)
+  error = _Z * losses.std(axis=0, ddof=min(1, len(losses) - 1)) / len(losses) ** 0.5
+  return Band(mean, mean - error, mean + error)
+
+
+def median_band(losses: np.ndarray) -> Band:
+  """The median over problems; order statistics for its interval.
+
+  Args:
+    losses: [num_problems, num_steps + 1].
+  """
+  n, ordered = len(losses), np.sort(losses, axis=0)
+  margin = _Z * n**0.5 / 2
+  low = max(0, int(np.floor(n / 2 - margin)))
+  high = min(n - 1, int(np.ceil(n / 2 + margin)))
+  return Band(np.median(losses, axis=0), ordered[low], ordered[high])
+
+
+def summarize(curves: Mapping[str, Curves]) -> list[Row]:
+  """Reduces curves to rows; baselines are those with a tuned learning rate."""
+  finals = [
+    c.losses[:, -1].mean(dtype=np.float64)
+    for c in curves.values()
+    if c.learning_rate is not None
+  ]
+  best = min(finals) if finals else None
+  return [_row(name, c, best) for name, c in curves.items()]
+
+
+def _row(name: str, curves: Curves, best: float | None) -> Row:
+  mean = mean_band(curves.losses)
+  reached = np.flatnonzero(mean.value <= best) if best is not None else []
+  return Row(
+    optimizer=name,
+    learning_rate=curves.learning_rate,
+    final_loss=mean.value[-1],
+    final_low=mean.low[-1],
+    final_high=mean.high[-1],
+    median_final_loss=float(np.median(curves.losses[:, -1])),
+    area=mean.value.mean(),
+    steps_to_best=int(reached[0]) if len(reached) else None,
+    ratio_to_best=None if best is None else mean.value[-1] / best,
+    held_out={k: float(v.mean()) for k, v in curves.held_out.items()},
+  )
+
+
+def table(rows: list[Row]) -> str:
+  """Formats rows for a terminal, the lowest final loss first."""
+  held_out = list(rows[0].held_out)
+  header = [
+    "optimizer",
+    "rate",
+    "final loss",
+    "+/-",
+    "median",
+    "mean over steps",
+    "steps to best",
+    "ratio to best",
+    *(name.replace("_", " ") for name in held_out),
+  ]
+  lines = [header]
+  for r in sorted(rows, key=lambda r: np.nan_to_num(r.final_loss, nan=np.inf)):
+    lines.append(
+      [
+        r.optimizer,
+        _cell(r.learning_rate),
+        _cell(r.final_loss),
+        _cell((r.final_high - r.final_low) / 2),
+        _cell(r.median_final_loss),
+        _cell(r.area),
+        _cell(r.steps_to_best),
+        _cell(r.ratio_to_best),
+        *(_cell(r.held_out[name]) for name in held_out),
+      ]
+    )
+  widths = [max(map(len, column)) for column in zip(*lines)]
+  rule = "  ".join("-" * w for w in widths)
+  text = [
+    "  ".join(
+      cell.ljust(w) if i == 0 else cell.rjust(w)
+      for i, (cell, w) in enumerate(zip(line, widths))
+    ).rstrip()
+    for line in lines
+  ]
+  return "\n".join([text[0], rule, *text[1:]])
+
+
+def write(
+  curves: Mapping[str, Curves], directory: str | os.PathLike[str]
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes `summary.csv` and `curves.csv`; returns their paths."""
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  summary, points = directory / "summary.csv", directory / "curves.csv"
+  with summary.open("w", newline="") as f:
+    rows = summarize(curves)
+    writer = csv.writer(f)
+    writer.writerow([*Row._fields[:-1], *rows[0].held_out])
+    writer.writerows([*row[:-1], *row.held_out.values()] for row in rows)
+  with points.open("w", newline="") as f:
+    writer = csv.writer(f)
+    bands = [f"{name}{end}" for name in ("mean", "median") for end in _ENDS]
+    writer.writerow(["optimizer", "step", *bands])
+    for name, c in curves.items():
+      columns = [*mean_band(c.losses), *median_band(c.losses)]
+      for step, values in enumerate(zip(*columns)):
+        writer.writerow([name, step, *(f"{v:.9g}" for v in values)])
+  return summary, points
+
+
+_ENDS = ("", "_low", "_high")
+
+
+def _cell(value: float | int | None) -> str:
+  if value is None:
+    return "-"
+  return str(value) if isinstance(value, int) else f"{value:.4g}"

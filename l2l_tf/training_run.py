@@ -1,0 +1,203 @@
+"""A meta-training run that can be stopped at any moment and started again.
+
+Validation on tasks that training never draws, the best optimizer kept by it,
+early stopping, checkpoints: what stands around `MetaTrainer`'s episodes.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from l2l_tf import checkpoint, evaluate, export, seeds
+from l2l_tf.meta_train import MetaTrainer
+
+_CONFIG = "config.json"
+OPTIMIZER = "optimizer.l2l.npz"
+
+
+class ConfigurationError(ValueError):
+  """A save path that belongs to a run of another configuration."""
+
+
+class Epoch(NamedTuple):
+  """What one epoch, an episode of meta-training, gave."""
+
+  number: int  # from 1
+  metrics: dict[str, Any]  # of `MetaTrainer.train_episode`
+  validation: evaluate.Curves | None  # where this epoch was validated
+  is_best: bool  # whether the validation is the best so far
+
+
+class TrainingRun:
+  """Runs a trainer's episodes, resuming where an earlier process ended.
+
+  The exported file always holds the weights with the lowest validation loss.
+  """
+
+  def __init__(
+    self,
+    trainer: MetaTrainer,
+    save_path: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    num_epochs: int,
+    evaluation_period: int = 100,
+    evaluation_epochs: int = 10,
+    patience: int | None = None,
+  ):
+    """Opens `save_path` and restores the last checkpoint that it holds.
+
+    Args:
+      trainer: what to run; its weights are overwritten by a restored checkpoint.
+      save_path: directory of the checkpoints and the exported optimizer.
+      config: JSON-able description of the run; a directory with another one is
+        refused.
+      num_epochs: episodes to train in all.
+      evaluation_period: epochs between validations, each of which is followed by
+        a checkpoint.
+      evaluation_epochs: tasks drawn for a validation, always the same ones.
+      patience: validations without improvement after which the run ends; None
+        to never end early.
+
+    Raises:
+      ValueError: for a count below one.
+      ConfigurationError: if `save_path` belongs to another configuration.
+      CheckpointError: if its checkpoints cannot be read.
+    """
+    counts = {
+      "num_epochs": num_epochs,
+      "evaluation_period": evaluation_period,
+      "evaluation_epochs": evaluation_epochs,
+      "patience": 1 if patience is None else patience,
+    }
+    for name, count in counts.items():
+      if count < 1:
+        raise ValueError(f"{name}={count} must be at least 1.")
+    self._trainer = trainer
+    self._path = pathlib.Path(save_path)
+    self._num_epochs = num_epochs
+    self._period = evaluation_period
+    self._evaluation_epochs = evaluation_epochs
+    self._patience = patience
+    self._runner = evaluate.Runner(
+      trainer.problem, trainer.optimizer, trainer.num_steps
+    )
+    _claim(self._path, config)
+    self.epoch = tf.Variable(0, dtype=tf.int64)  # finished epochs
+    self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows, for lack of finiteness
+    self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
+    self._stale = tf.Variable(0, dtype=tf.int64)  # validations since the best
+    self._checkpointer = checkpoint.Checkpointer(
+      self._path / "checkpoints",
+      {
+        "optimizer": trainer.optimizer.variables,
+        "meta_optimizer": trainer.meta_state_variables,
+        "progress": [self.epoch, self.num_skipped, self.best_loss, self._stale],
+      },
+    )
+    self.resumed_from = self._checkpointer.restore()
+
+  @property
+  def export_path(self) -> pathlib.Path:
+    """Where the best optimizer lies, for `l2l_tf.load`."""
+    return self._path / OPTIMIZER
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether all epochs are done or patience has run out."""
+    if self._patience is not None and int(self._stale) >= self._patience:
+      return True
+    return int(self.epoch) >= self._num_epochs
+
+  def save(self) -> None:
+    """Writes a checkpoint of the last finished epoch."""
+    self._checkpointer.save(int(self.epoch))
+
+  def epochs(self) -> Iterator[Epoch]:
+    """Trains, yielding each epoch when it is done and, where due, saved.
+
+    An epoch is done as a whole: whoever stops consuming calls `save` and loses
+    nothing.
+
+    Raises:
+      CheckpointError, OSError: if a result cannot be written.
+    """
+    while not self.is_finished:
+      number = int(self.epoch) + 1
+      metrics = self._trainer.train_episode(number - 1)
+      self.epoch.assign(number)
+      self.num_skipped.assign_add(int(metrics["skipped"].sum()))
+      validation, is_best = None, False
+      if number % self._period == 0 or number == self._num_epochs:
+        validation, is_best = self._validate()
+        self.save()
+      yield Epoch(number, metrics, validation, is_best)
+
+  def _validate(self) -> tuple[evaluate.Curves, bool]:
+    curves = self._runner(self._trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
+    loss = curves.losses[:, -1].mean(dtype=np.float64)
+    is_best = bool(loss < self.best_loss)  # False for NaN
+    if is_best:
+      self.best_loss.assign(loss)
+      export.save(self._trainer.optimizer, self.export_path)
+    self._stale.assign(0 if is_best else self._stale + 1)
+    return curves, is_best
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+  """Turns SIGINT and SIGTERM into a request that the loop can heed.
+
+  Yields:
+    A list, to which the number of a signal is appended when it arrives. A second
+    one acts as if it had not been caught.
+  """
+  received: list[int] = []
+
+  def receive(number, unused_frame):
+    received.append(number)
+    for caught, handler in former.items():
+      signal.signal(caught, handler)
+
+  former = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield received
+  finally:
+    for caught, handler in former.items():
+      signal.signal(caught, handler)
+
+
+def _claim(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Writes the configuration into a new directory, or compares it with an old one."""
+  file, config = path / _CONFIG, json.loads(json.dumps(config))
+  if not file.exists():
+    if path.exists() and any(path.glob("checkpoints/ckpt-*")):
+      raise ConfigurationError(
+        f"{str(path)!r} holds checkpoints but no {_CONFIG}, so it is no run of"
+        " l2l-train; give another save_path."
+      )
+    path.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(temporary, file)
+    return
+  try:
+    found = json.loads(file.read_text())
+    differing = sorted(k for k in {*config, *found} if config.get(k) != found.get(k))
+  except (ValueError, TypeError):
+    raise ConfigurationError(
+      f"{str(file)!r} is damaged; give another save_path, or remove the directory to"
+      " start anew."
+    ) from None
+  if differing:
+    changes = ", ".join(f"{k}={found.get(k)!r}" for k in differing)
+    raise ConfigurationError(
+      f"{str(path)!r} belongs to a run of another configuration, with {changes};"
+      " repeat that with its flagfile, or give another save_path."
+    )
