@@ -17,7 +17,7 @@ _PUBLIC = {
   "compare": "evaluate",
   "last_only": "meta_gradients",
   "load": "export",
-  "register": "export",
+  "register": "registry",
   "save": "export",
   "summarize": "report",
   "table": "report",

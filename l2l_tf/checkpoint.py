@@ -1,23 +1,61 @@
-"""Checkpoints of a running meta-training: written whole or not at all."""
+"""Checkpoints of a running meta-training, and files written whole or not at all."""
 
+import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 from absl import logging
 
 
-class CheckpointError(RuntimeError):
-  """A checkpoint that cannot be written, or none that can be read."""
+class CheckpointError(OSError):
+  """There are checkpoints, but not one that can be read."""
+
+
+class WriteError(OSError):
+  """A file that could not be written; those written before it are intact."""
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Explains a failure to write `path`, whoever of Python or TensorFlow met it.
+
+  Raises:
+    WriteError: in place of their errors.
+  """
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as e:
+    reason = getattr(e, "strerror", None) or _first_line(e)
+    raise WriteError(
+      f"{str(path)!r} could not be written ({reason}); what was written before is"
+      " intact: free some space or permit writing, then start again."
+    ) from None
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file, replacing a former one only once all is written.
+
+  Raises:
+    WriteError: if it cannot be written.
+  """
+  temporary = path.with_name(f".{path.name}.tmp")
+  with writing(path):
+    try:
+      temporary.write_text(text)
+      os.replace(temporary, path)
+    except OSError:
+      temporary.unlink(missing_ok=True)
+      raise
 
 
 class Checkpointer:
   """Saves and restores lists of variables, keyed by position.
 
-  `tf.train.CheckpointManager` writes each checkpoint to temporary files and
-  renames them, so a process that dies while saving leaves the former one.
+  `tf.train.CheckpointManager` writes each checkpoint beside the former ones, so a
+  process that dies while saving leaves those as they were.
   """
 
   def __init__(
@@ -35,24 +73,23 @@ class Checkpointer:
     """
     self._directory = pathlib.Path(directory)
     self._checkpoint = tf.train.Checkpoint(**{k: list(v) for k, v in variables.items()})
-    self._manager = tf.train.CheckpointManager(
+    make = lambda: tf.train.CheckpointManager(
       self._checkpoint, str(directory), max_to_keep=max_to_keep
     )
+    try:
+      self._manager = make()
+    except ValueError:  # Its own list of checkpoints is damaged, and dispensable.
+      (self._directory / "checkpoint").unlink()
+      self._manager = make()
 
   def save(self, step: int) -> None:
     """Writes a checkpoint numbered `step`.
 
     Raises:
-      CheckpointError: if it cannot be written; the former ones stay.
+      WriteError: if it cannot be written; the former ones stay.
     """
-    try:
+    with writing(self._directory / f"ckpt-{step}"):
       self._manager.save(checkpoint_number=step)
-    except (OSError, tf.errors.OpError) as e:
-      raise CheckpointError(
-        f"Checkpoint {step} could not be written to {str(self._directory)!r}"
-        f" ({_first_line(e)}); the last one written before it is intact: free some"
-        " space or permit writing, then start again to continue from there."
-      ) from None
 
   def restore(self) -> int | None:
     """Restores the latest good checkpoint.
@@ -72,7 +109,7 @@ class Checkpointer:
         self._check(path)
         self._checkpoint.restore(path).assert_consumed().expect_partial()
         return _number(path)
-      except (ValueError, AssertionError, OSError, tf.errors.OpError) as e:
+      except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
         logging.warning(
           "Checkpoint %r is damaged or of another configuration (%s); trying the one"
           " before it.",
@@ -88,7 +125,7 @@ class Checkpointer:
     return None
 
   def _paths(self) -> list[str]:
-    """All checkpoints, the latest first; the directory tells, not its index file."""
+    """All checkpoints, the latest first; the directory tells, not the manager."""
     found = [str(p)[: -len(".index")] for p in self._directory.glob("ckpt-*.index")]
     return sorted(
       (p for p in found if re.search(r"ckpt-\d+$", p)), key=_number, reverse=True
@@ -106,4 +143,5 @@ def _number(path: str) -> int:
 
 
 def _first_line(error: Exception) -> str:
-  return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+  lines = str(error).strip().splitlines() or ["no message"]
+  return f"{type(error).__name__}: {lines[0][:200]}"

@@ -44,7 +44,7 @@ class Runner:
     self._problem = problem
     self._optimizer = optimizer
     self._num_steps = num_steps
-    self._compiled = tf.function(self._run)
+    self._compiled = tf.function(self._run, autograph=False)
 
   def __call__(self, seed: int, branch: int, num_draws: int) -> Curves:
     """Runs on the first `num_draws` draws of the problem below `(seed, branch)`."""
@@ -101,7 +101,8 @@ def compare(
     Curves by name, the learned optimizers first.
 
   Raises:
-    ValueError: for a count below one, or a baseline that always diverges.
+    ValueError: for a count below one, a learning rate that is not positive and
+      finite, or a baseline that always diverges.
   """
   for name, count in [
     ("num_steps", num_steps),
@@ -110,6 +111,10 @@ def compare(
   ]:
     if count < 1:
       raise ValueError(f"{name}={count} must be at least 1.")
+  if not learning_rates or not all(0 < r < float("inf") for r in learning_rates):
+    raise ValueError(
+      f"learning_rates={learning_rates} must be positive, finite numbers, at least one."
+    )
   curves = {}
   with tqdm.tqdm(total=len(learned) + len(baselines), desc="Evaluating") as bar:
     for name, optimizer in learned.items():
@@ -144,7 +149,7 @@ def tuned_curves(
   Raises:
     ValueError: if every rate diverged.
   """
-  rate = tf.Variable(learning_rates[0], trainable=False)
+  rate = tf.Variable(learning_rates[0], dtype=tf.float64, trainable=False)
   runner = Runner(problem, make_optimizer(rate), num_steps)
 
   if len(learning_rates) > 1:

@@ -2,11 +2,10 @@
 
 The file is an uncompressed .npz: one JSON header (format version, constructor
 arguments, shape of every weight) and the weights as plain arrays in the order
-of the optimizer's variables. Nothing in it is executed: classes are looked up
-among those that registered themselves, and pickled objects are refused.
+of the optimizer's variables. Nothing in it is executed: classes come from the
+`registry`, and pickled objects are refused.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -15,30 +14,18 @@ import zipfile
 from typing import Any
 
 import numpy as np
+import sonnet as snt
 import tensorflow as tf
+
+from l2l_tf import optimizers, registry
+from l2l_tf.registry import ExportError
 
 FORMAT_VERSION = 1
 _HEADER = "header"
 _MAX_HEADER_BYTES = 1 << 24
-_REGISTRY: dict[str, type] = {}
 
 
-class ExportError(ValueError):
-  """A file that is no valid export, or an object that cannot be exported."""
-
-
-def register(cls: type) -> type:
-  """Class decorator: instances may appear in exports under the class's name.
-
-  The class needs a `config` property of constructor arguments, or be a
-  dataclass. Register your own preprocessing this way to export it.
-  """
-  if _REGISTRY.setdefault(cls.__name__, cls) is not cls:
-    raise ValueError(f"{cls.__name__!r} is already registered for export.")
-  return cls
-
-
-def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
+def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
   """Writes `optimizer` to `path`, replacing it only once all is written.
 
   Args:
@@ -54,7 +41,7 @@ def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
   header = {
     "format": "l2l_tf",
     "version": FORMAT_VERSION,
-    "optimizer": _describe(optimizer),
+    "optimizer": registry.describe(optimizer),
     "weights": _specs(optimizer),
   }
   arrays = {_weight_key(i): v.numpy() for i, v in enumerate(optimizer.variables)}
@@ -71,11 +58,13 @@ def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
   except BaseException as e:
     os.unlink(temporary)
     if isinstance(e, ExportError):
-      raise ExportError(f"{type(optimizer).__name__} cannot be exported: {e}") from e
+      raise ExportError(
+        f"{type(optimizer).__name__} cannot be exported, as load would refuse it: {e}"
+      ) from e
     raise
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str]) -> optimizers.Optimizer:
   """Rebuilds the optimizer that `save` wrote.
 
   Args:
@@ -101,7 +90,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     description, weights = _read(path)
   except ExportError as e:
     raise ExportError(f"{str(path)!r} cannot be loaded: {e}") from None
-  optimizer = _build(description)
+  optimizer = registry.build(description)
   for variable, weight in zip(optimizer.variables, weights):
     variable.assign(weight)
   return optimizer
@@ -109,45 +98,6 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def _weight_key(index: int) -> str:
   return f"weight_{index:03d}"
-
-
-def _describe(value: Any) -> Any:
-  """Turns a constructor argument into JSON."""
-  if _REGISTRY.get(type(value).__name__) is type(value):
-    config = (
-      {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-      if dataclasses.is_dataclass(value)
-      else value.config
-    )
-    return {
-      "class": type(value).__name__,
-      "config": {k: _describe(v) for k, v in config.items()},
-    }
-  if isinstance(value, (list, tuple)):
-    return [_describe(v) for v in value]
-  if isinstance(value, (np.bool_, np.integer, np.floating)):
-    return value.item()
-  if value is None or isinstance(value, (bool, int, float, str)):
-    return value
-  raise ExportError(
-    f"{value!r} cannot be exported; use numbers, strings, or a class with the"
-    " decorator l2l_tf.export.register."
-  )
-
-
-def _build(description: Any) -> Any:
-  """The inverse of `_describe`, through registered classes only."""
-  if isinstance(description, list):
-    return tuple(_build(d) for d in description)
-  if not isinstance(description, dict):
-    return description
-  cls = _REGISTRY.get(description["class"])
-  if cls is None:
-    raise ExportError(
-      f"it needs the class {description['class']!r}, which is not registered;"
-      f" known are {', '.join(sorted(_REGISTRY))}."
-    )
-  return cls(**{k: _build(v) for k, v in description["config"].items()})
 
 
 def _specs(optimizer: Any) -> list[Any]:
@@ -189,8 +139,9 @@ def _read_unguarded(path):
         f" {header.get('version')!r}; this release reads 'l2l_tf' version"
         f" {FORMAT_VERSION}."
       )
+    snt.Module()  # Sonnet's check for eager mode, once; within the graph it fails.
     with tf.Graph().as_default():  # Shapes alone: whatever it asks for is not made.
-      specs = _specs(_build(header["optimizer"]))
+      specs = _specs(registry.build(header["optimizer"]))
     keys = [_weight_key(i) for i in range(len(specs))]
     if set(members) != {_HEADER, *keys}:
       raise ExportError(

@@ -63,7 +63,12 @@ class TruncatedBPTT:
     length: int | tf.Tensor,
     observe: unroll_lib.Observer,
   ) -> Window:
-    """Unrolls one window of `length` steps and differentiates its meta-loss."""
+    """Unrolls one window of `length` steps and differentiates its meta-loss.
+
+    Raises:
+      ValueError: if the weights are a sequence of another length;
+        InvalidArgumentError, when run, if the length is a tensor.
+    """
     phi = optimizer.trainable_variables
     evaluate = (
       unroll_lib.second_order if self.second_derivatives else unroll_lib.first_order
@@ -82,8 +87,20 @@ class TruncatedBPTT:
       with tf.name_scope("meta_loss"):
         meta_loss = tf.reduce_sum(self._weights_of(length, losses.dtype) * losses)
     with tf.name_scope("meta_gradient"):
-      return Window(tape.gradient(meta_loss, phi), meta_loss, carry, observed)
+      gradient = tape.gradient(
+        meta_loss, phi, unconnected_gradients=tf.UnconnectedGradients.ZERO
+      )
+      return Window(gradient, meta_loss, carry, observed)
 
   def _weights_of(self, length, dtype) -> tf.Tensor:
-    weights = self.weights
-    return tf.cast(weights(length) if callable(weights) else list(weights), dtype)
+    if callable(self.weights):
+      return tf.cast(self.weights(length), dtype)
+    count = len(self.weights)
+    error = (
+      f"TruncatedBPTT got {count} weights for a window of another length; give one"
+      " weight for each of its steps, or a function of the length such as last_only."
+    )
+    if not tf.is_tensor(length) and count != length:
+      raise ValueError(error.replace("another length", f"{length} steps"))
+    with tf.control_dependencies([tf.debugging.assert_equal(length, count, error)]):
+      return tf.constant(self.weights, dtype)

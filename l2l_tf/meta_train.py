@@ -51,7 +51,8 @@ class MetaTrainer(tf.Module):
       unroll_length: inner steps per window (the paper's 20).
       clip_norm: global norm to which a meta-gradient is clipped.
       seed: names the sequence of tasks.
-      jit_compile: whether XLA compiles the episode.
+      jit_compile: whether XLA compiles the episode. Its random floats differ from
+        TensorFlow's for the same seed, so a seed then names other tasks.
 
     Raises:
       ValueError: for lengths that are not positive or not multiples, or for an
@@ -81,7 +82,9 @@ class MetaTrainer(tf.Module):
     self.meta_state_variables = [
       tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._meta_state)
     ]
-    self._compiled = tf.function(self._episode, jit_compile=jit_compile)
+    self._compiled = tf.function(
+      self._episode, autograph=False, jit_compile=jit_compile
+    )
 
   def train(
     self, num_episodes: int, first_episode: int = 0
@@ -98,10 +101,10 @@ class MetaTrainer(tf.Module):
 
     Returns:
       Arrays: "meta_loss", "meta_gradient_norm" and "skipped", one entry per window
-      (a window is skipped, its update not made, when its meta-gradient is not
-      finite); "losses" [num_steps + 1] along the trajectory; "gradient_size" and
-      "update_size" [num_steps], root mean squares; "diagnostics", scalars from the
-      optimizer at the last step.
+      (a window is skipped, its update not made, when its meta-loss or
+      meta-gradient is not finite); "losses" [num_steps + 1] along the trajectory;
+      "gradient_size" and "update_size" [num_steps], root mean squares;
+      "diagnostics", scalars from the optimizer at the last step.
     """
     lengths = self.num_steps // self.unroll_length, self.unroll_length
     if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
@@ -114,12 +117,16 @@ class MetaTrainer(tf.Module):
 
     def window():
       task, carry, meta_state = self._start(0)
-      return self._window(task, carry, meta_state, self.unroll_length)
+      window = self.meta_gradient(
+        self.problem, self.optimizer, task, carry, self.unroll_length, lambda *_: ()
+      )
+      self._update(window, meta_state)
+      return window.meta_loss
 
-    return tf.function(window).get_concrete_function().graph
+    return tf.function(window, autograph=False).get_concrete_function().graph
 
   def _start(self, episode):
-    with tf.name_scope("init"):
+    with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
     task, carry = unroll_lib.start(self.problem, self.optimizer, seed)
     with tf.name_scope("meta_optimizer/"):
@@ -164,15 +171,16 @@ class MetaTrainer(tf.Module):
       self.problem, self.optimizer, task, carry, length, _observe
     )
     norm, skipped, meta_state = self._update(window, meta_state)
+    norm = tf.cast(norm, window.meta_loss.dtype)
     records = (window.meta_loss, norm, skipped, *window.observed)
     return records, window.carry, meta_state
 
   def _update(self, window: Window, meta_state):
-    """Moves phi along the clipped meta-gradient, unless that is not finite."""
+    """Moves phi along the clipped meta-gradient, unless the window is not finite."""
     phi = self.optimizer.trainable_variables
     with tf.name_scope("meta_optimizer/"):
       norm = tf.linalg.global_norm(window.meta_gradient)
-      finite = tf.math.is_finite(norm)
+      finite = tf.math.is_finite(norm) & tf.math.is_finite(window.meta_loss)
       clipped = _clip(window.meta_gradient, norm, self._clip_norm)
       with tf.name_scope(self.meta_optimizer.name):
         values = [tf.convert_to_tensor(v) for v in phi]

@@ -27,6 +27,9 @@ def learning_curves(
 
   Returns:
     The figure; the caller saves it.
+
+  Raises:
+    ValueError: for a file without curves.
   """
   figure = matplotlib.figure.Figure(figsize=(8, 5), dpi=150, layout="constrained")
   axes = figure.add_subplot()
@@ -58,6 +61,8 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
   with path.open(newline="") as f:
     for row in csv.DictReader(f):
       rows.setdefault(row.pop("optimizer"), []).append(row)
+  if not rows:
+    raise ValueError(f"{str(path)!r} holds no curves; give one from report.write.")
   return {
     name: {key: np.array([float(r[key]) for r in lines]) for key in lines[0]}
     for name, lines in rows.items()
@@ -74,5 +79,7 @@ def _limits(curves: dict[str, dict[str, np.ndarray]]) -> tuple[float, float]:
   values = values[np.isfinite(values) & (values > 0)]
   if not len(values):
     return 1e-3, 1.0
-  start = max(c["mean"][0] for c in curves.values())
-  return values.min() / 1.5, min(values.max(), 10 * start) * 1.5
+  starts = np.array([c["mean"][0] for c in curves.values()])
+  starts = starts[np.isfinite(starts) & (starts > 0)]
+  highest = min(values.max(), 10 * starts.max()) if len(starts) else values.max()
+  return values.min() / 1.5, highest * 1.5

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from l2l_tf import export
+from l2l_tf import registry
 
 Preprocess = Callable[[tf.Tensor], tf.Tensor]
 
 
-@export.register
+@registry.register
 @dataclasses.dataclass(frozen=True)
 class Identity:
   """The gradient times `scale`; F = 1."""
@@ -26,7 +26,7 @@ class Identity:
     return self.scale * grads[..., tf.newaxis]
 
 
-@export.register
+@registry.register
 @dataclasses.dataclass(frozen=True)
 class Clamp:
   """The gradient times `scale`, clipped to [min_value, max_value]; F = 1."""
@@ -47,7 +47,7 @@ class Clamp:
     return tf.clip_by_value(scaled, self.min_value, self.max_value)
 
 
-@export.register
+@registry.register
 @dataclasses.dataclass(frozen=True)
 class LogAndSign:
   """Magnitude and direction apart; F = 2 (paper, appendix A).
@@ -70,7 +70,7 @@ class LogAndSign:
     return tf.stack([log, sign], axis=-1)
 
 
-@export.register
+@registry.register
 @dataclasses.dataclass(frozen=True)
 class Concat:
   """The features of several functions side by side; F is their sum."""

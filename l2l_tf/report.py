@@ -42,8 +42,10 @@ def mean_band(losses: np.ndarray) -> Band:
   Args:
     losses: [num_problems, num_steps + 1].
   """
-  mean = losses.mean(axis=0, dtype=np.float64)
-  error = _Z * losses.std(axis=0, ddof=min(1, len(losses) - 1)) / len(losses) ** 0.5
+  losses = losses.astype(np.float64)
+  with np.errstate(invalid="ignore"):  # A diverged curve has no deviation.
+    deviation = losses.std(axis=0, ddof=min(1, len(losses) - 1))
+  mean, error = losses.mean(axis=0), _Z * deviation / len(losses) ** 0.5
   return Band(mean, mean - error, mean + error)
 
 
@@ -61,13 +63,16 @@ def median_band(losses: np.ndarray) -> Band:
 
 
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
-  """Reduces curves to rows; baselines are those with a tuned learning rate."""
+  """Reduces curves to rows; baselines are those with a tuned learning rate.
+
+  The best baseline is the one with the lowest finite final loss.
+  """
   finals = [
     c.losses[:, -1].mean(dtype=np.float64)
     for c in curves.values()
     if c.learning_rate is not None
   ]
-  best = min(finals) if finals else None
+  best = min((f for f in finals if np.isfinite(f)), default=None)
   return [_row(name, c, best) for name, c in curves.items()]
 
 

@@ -80,7 +80,7 @@ class TensorBoard:
     with self._writer.as_default(step=0):
       tf.summary.image(name, tf.io.decode_png(png.getvalue(), channels=4)[tf.newaxis])
 
-  def graph(self, graph: tf.Graph) -> None:
+  def graph(self, graph: tf.Graph | tf.compat.v1.GraphDef) -> None:
     """Shows a graph in the Graphs tab."""
     with self._writer.as_default():
       tf.summary.graph(graph)

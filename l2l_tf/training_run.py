@@ -67,8 +67,10 @@ class TrainingRun:
 
     Raises:
       ValueError: for a count below one.
-      ConfigurationError: if `save_path` belongs to another configuration.
+      ConfigurationError: if `save_path` is no directory, belongs to another
+        configuration, or has lost a file that the run needs.
       CheckpointError: if its checkpoints cannot be read.
+      WriteError: if it is new and cannot be written.
     """
     counts = {
       "num_epochs": num_epochs,
@@ -79,7 +81,7 @@ class TrainingRun:
     for name, count in counts.items():
       if count < 1:
         raise ValueError(f"{name}={count} must be at least 1.")
-    self._trainer = trainer
+    self.trainer = trainer
     self._path = pathlib.Path(save_path)
     self._num_epochs = num_epochs
     self._period = evaluation_period
@@ -102,6 +104,12 @@ class TrainingRun:
       },
     )
     self.resumed_from = self._checkpointer.restore()
+    self._saved = self.resumed_from
+    if np.isfinite(self.best_loss) and not self.export_path.exists():
+      raise ConfigurationError(
+        f"{str(self.export_path)!r}, the best optimizer of the run so far, is missing;"
+        " put it back, or give another save_path to start anew."
+      )
 
   @property
   def export_path(self) -> pathlib.Path:
@@ -116,8 +124,15 @@ class TrainingRun:
     return int(self.epoch) >= self._num_epochs
 
   def save(self) -> None:
-    """Writes a checkpoint of the last finished epoch."""
-    self._checkpointer.save(int(self.epoch))
+    """Writes a checkpoint of the last finished epoch, unless there is one.
+
+    Raises:
+      WriteError: if it cannot be written; the former ones stay.
+    """
+    epoch = int(self.epoch)
+    if epoch != self._saved:
+      self._checkpointer.save(epoch)
+      self._saved = epoch
 
   def epochs(self) -> Iterator[Epoch]:
     """Trains, yielding each epoch when it is done and, where due, saved.
@@ -126,11 +141,11 @@ class TrainingRun:
     nothing.
 
     Raises:
-      CheckpointError, OSError: if a result cannot be written.
+      WriteError: if a result cannot be written; the former ones stay.
     """
     while not self.is_finished:
       number = int(self.epoch) + 1
-      metrics = self._trainer.train_episode(number - 1)
+      metrics = self.trainer.train_episode(number - 1)
       self.epoch.assign(number)
       self.num_skipped.assign_add(int(metrics["skipped"].sum()))
       validation, is_best = None, False
@@ -140,19 +155,23 @@ class TrainingRun:
       yield Epoch(number, metrics, validation, is_best)
 
   def _validate(self) -> tuple[evaluate.Curves, bool]:
-    curves = self._runner(self._trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
+    curves = self._runner(self.trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
     loss = curves.losses[:, -1].mean(dtype=np.float64)
-    is_best = bool(loss < self.best_loss)  # False for NaN
+    is_best = bool(np.isfinite(loss) and loss < self.best_loss)
     if is_best:
       self.best_loss.assign(loss)
-      export.save(self._trainer.optimizer, self.export_path)
+      with checkpoint.writing(self.export_path):
+        export.save(self.trainer.optimizer, self.export_path)
     self._stale.assign(0 if is_best else self._stale + 1)
     return curves, is_best
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def stop_signals(notice: str = "") -> Iterator[list[int]]:
   """Turns SIGINT and SIGTERM into a request that the loop can heed.
+
+  Args:
+    notice: shown on stderr when a signal arrives.
 
   Yields:
     A list, to which the number of a signal is appended when it arrives. A second
@@ -162,6 +181,7 @@ def stop_signals() -> Iterator[list[int]]:
 
   def receive(number, unused_frame):
     received.append(number)
+    os.write(2, notice.encode())  # What print buffers may just be in use.
     for caught, handler in former.items():
       signal.signal(caught, handler)
 
@@ -176,28 +196,41 @@ def stop_signals() -> Iterator[list[int]]:
 def _claim(path: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Writes the configuration into a new directory, or compares it with an old one."""
   file, config = path / _CONFIG, json.loads(json.dumps(config))
-  if not file.exists():
-    if path.exists() and any(path.glob("checkpoints/ckpt-*")):
-      raise ConfigurationError(
-        f"{str(path)!r} holds checkpoints but no {_CONFIG}, so it is no run of"
-        " l2l-train; give another save_path."
-      )
-    path.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, file)
+  if path.exists() and not path.is_dir():
+    raise ConfigurationError(
+      f"save_path={str(path)!r} is a file; give a directory for the run's results."
+    )
+  if file.exists():
+    _compare(file, config)
     return
+  if any(path.glob("checkpoints/ckpt-*")):
+    raise ConfigurationError(
+      f"{str(path)!r} holds checkpoints but no {_CONFIG}, so it is no run of"
+      " l2l-train; give another save_path."
+    )
+  with checkpoint.writing(path):
+    path.mkdir(parents=True, exist_ok=True)
+  checkpoint.write_text(file, json.dumps(config, indent=2) + "\n")
+
+
+def _compare(file: pathlib.Path, config: dict[str, Any]) -> None:
+  """Refuses a directory whose configuration is not `config`."""
   try:
     found = json.loads(file.read_text())
-    differing = sorted(k for k in {*config, *found} if config.get(k) != found.get(k))
-  except (ValueError, TypeError):
+  except ValueError:
+    found = None
+  if not isinstance(found, dict):
     raise ConfigurationError(
       f"{str(file)!r} is damaged; give another save_path, or remove the directory to"
       " start anew."
-    ) from None
-  if differing:
-    changes = ", ".join(f"{k}={found.get(k)!r}" for k in differing)
+    )
+  changes = ", ".join(
+    f"{k}={found.get(k)!r}, now {config.get(k)!r}"
+    for k in sorted({*config, *found})
+    if config.get(k) != found.get(k)
+  )
+  if changes:
     raise ConfigurationError(
-      f"{str(path)!r} belongs to a run of another configuration, with {changes};"
-      " repeat that with its flagfile, or give another save_path."
+      f"{str(file.parent)!r} belongs to a run of another configuration, with"
+      f" {changes}; repeat that with its flagfile, or give another save_path."
     )

@@ -74,7 +74,7 @@ def start(
   problem: Problem, optimizer: Optimizer, seed: tf.Tensor, evaluate=first_order
 ) -> tuple[Task, Carry]:
   """Draws the task that `seed` names and evaluates its starting point."""
-  with tf.name_scope("init"):
+  with tf.name_scope("init/"):
     init_seed, batch_seed = tf.unstack(tf.random.split(seed, 2))
     params, constants = problem.init(init_seed)
     state = optimizer.initial_state(params)
@@ -121,6 +121,10 @@ def unroll(
 
   Returns:
     The last carry, and the observations stacked to [num_steps, ...].
+
+  Raises:
+    ValueError: when traced, for a problem whose loss is no scalar or does not
+      depend on every parameter.
   """
 
   def body(i, carry, records):
@@ -162,5 +166,32 @@ def _evaluate(problem, params, constants, seed):
     tape.watch(params)
     with tf.name_scope("optimizee"):
       loss = problem(params, constants, seed)
+      _check_loss(problem, loss)
   with tf.name_scope("gradient"):
-    return loss, tape.gradient(loss, params)
+    grads = tape.gradient(loss, params)
+    _check_gradients(problem, grads, params)
+    return loss, [tf.convert_to_tensor(g) for g in grads]  # IndexedSlices too
+
+
+def _check_loss(problem: Problem, loss: Any) -> None:
+  is_tensor = tf.is_tensor(loss)
+  if not is_tensor or loss.shape.rank not in (0, None):
+    came = f"of shape {loss.shape}" if is_tensor else repr(loss)
+    raise ValueError(
+      f"{type(problem).__name__} returned a loss {came}; it must return a scalar"
+      " tensor, so reduce it, e.g. with tf.reduce_mean."
+    )
+
+
+def _check_gradients(problem: Problem, grads, params: list[tf.Tensor]) -> None:
+  missing = [
+    f"parameter {i} of shape {p.shape}"
+    for i, (g, p) in enumerate(zip(grads, params))
+    if g is None
+  ]
+  if missing:
+    raise ValueError(
+      f"{type(problem).__name__} has no gradient for {', '.join(missing)}; the loss"
+      " must depend on every parameter that init returns, through differentiable"
+      " operations on floats."
+    )

@@ -12,6 +12,7 @@ import sonnet as snt
 import tensorflow as tf
 
 
+@snt.allow_empty_variables  # hand-designed rules have none
 class Optimizer(snt.Module, abc.ABC):
   """An update rule as a pure function of gradients and its own state.
 

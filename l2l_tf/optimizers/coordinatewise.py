@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import export
 from l2l_tf import preprocess as preprocess_lib
+from l2l_tf import registry
 from l2l_tf.optimizers import base, deep_lstm
 
 
@@ -87,7 +87,7 @@ class RowwiseLSTM(base.Optimizer):
       return tf.reshape(features, [-1, self._row_size * features.shape[-1]])
 
 
-@export.register
+@registry.register
 class CoordinatewiseLSTM(RowwiseLSTM):
   """m in g_t, h_{t+1} = m(grad_t, h_t, phi), applied to every coordinate.
 
@@ -134,7 +134,7 @@ class CoordinatewiseLSTM(RowwiseLSTM):
     return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
 
 
-@export.register
+@registry.register
 class KernelwiseLSTM(RowwiseLSTM):
   """A deep LSTM that reads and moves one whole convolution kernel at a time.
 

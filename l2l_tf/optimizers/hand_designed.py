@@ -10,10 +10,9 @@ import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import sonnet as snt
 import tensorflow as tf
 
-from l2l_tf import export
+from l2l_tf import registry
 from l2l_tf.optimizers import base
 
 # A float, a scalar tensor or variable, or a schedule: step (from 0) -> rate.
@@ -64,7 +63,6 @@ def adam_update(grad, first, second, step, rate, beta_1, beta_2, epsilon):
   return -rate * first / (tf.sqrt(second + _EPSILON_ROOT) + epsilon), first, second
 
 
-@snt.allow_empty_variables
 class HandDesigned(base.Optimizer):
   """A rule with a learning rate, applied to each parameter by itself."""
 
@@ -116,7 +114,7 @@ class HandDesigned(base.Optimizer):
     """Returns one parameter's update and its next moments; step counts from 1."""
 
 
-@export.register
+@registry.register
 class SGD(HandDesigned):
   """theta <- theta - alpha g; no momentum."""
 
@@ -127,7 +125,7 @@ class SGD(HandDesigned):
     return (-rate * grad,)
 
 
-@export.register
+@registry.register
 class Momentum(HandDesigned):
   """Heavy-ball momentum; `momentum` is mu in Polyak 1964."""
 
@@ -140,7 +138,7 @@ class Momentum(HandDesigned):
     return momentum_update(grad, velocity, rate, **self._hyper)
 
 
-@export.register
+@registry.register
 class Nesterov(HandDesigned):
   """Nesterov's accelerated gradient, with `momentum` mu."""
 
@@ -153,7 +151,7 @@ class Nesterov(HandDesigned):
     return nesterov_update(grad, velocity, rate, **self._hyper)
 
 
-@export.register
+@registry.register
 class RMSprop(HandDesigned):
   """RMSprop, not centred; `rho` is the decay of the mean square."""
 
@@ -168,7 +166,7 @@ class RMSprop(HandDesigned):
     return rmsprop_update(grad, second, rate, **self._hyper)
 
 
-@export.register
+@registry.register
 class Adagrad(HandDesigned):
   """Adagrad; sums of squares start at Keras's 0.1."""
 
@@ -181,7 +179,7 @@ class Adagrad(HandDesigned):
     return adagrad_update(grad, total, rate, **self._hyper)
 
 
-@export.register
+@registry.register
 class Adam(HandDesigned):
   """Adam; `epsilon` is the paper's epsilon-hat, as in Keras."""
 

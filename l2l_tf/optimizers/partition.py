@@ -9,10 +9,9 @@ import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import sonnet as snt
 import tensorflow as tf
 
-from l2l_tf import export
+from l2l_tf import registry
 from l2l_tf.optimizers import base
 
 
@@ -35,7 +34,7 @@ class Parameter(Protocol):
 Predicate = Callable[[Parameter], bool]
 
 
-@export.register
+@registry.register
 @dataclasses.dataclass(frozen=True)
 class Where:
   """Selects the parameters that match all that is given; `Where()` selects any.
@@ -58,8 +57,7 @@ class Where:
     )
 
 
-@export.register
-@snt.allow_empty_variables
+@registry.register
 class Partition(base.Optimizer):
   """Routes each parameter, by its position, to one of several optimizers.
 

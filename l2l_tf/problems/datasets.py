@@ -5,7 +5,9 @@ from zero. All are eager tensors: a `tf.function` that uses them takes them as
 inputs instead of copying them into its graph as constants.
 """
 
+import contextlib
 import functools
+import logging
 import os
 import urllib.request
 from typing import NamedTuple
@@ -122,7 +124,8 @@ def _load_mnist(data_dir: str | None) -> dict[str, dict[str, tf.Tensor]]:
 
   action = "open"
   try:
-    missing = not tfds.builder("mnist", data_dir=data_dir).is_prepared()
+    with _without_warnings():  # of a folder without mnist, which is no news here
+      missing = not tfds.builder("mnist", data_dir=data_dir).is_prepared()
     action = "download" if missing else "read"
     if missing:
       _require_reachable(_MNIST_URL)
@@ -138,7 +141,18 @@ def _load_mnist(data_dir: str | None) -> dict[str, dict[str, tf.Tensor]]:
     ) from None
 
 
+@contextlib.contextmanager
+def _without_warnings():
+  logger = logging.getLogger("absl")  # which tensorflow-datasets writes to
+  only_errors = lambda record: record.levelno >= logging.ERROR
+  logger.addFilter(only_errors)
+  try:
+    yield
+  finally:
+    logger.removeFilter(only_errors)
+
+
 def _require_reachable(url: str) -> None:
   """Asks once: tensorflow-datasets retries an unreachable host for minutes."""
   request = urllib.request.Request(url, method="HEAD")
-  urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+  urllib.request.build_opener().open(request, timeout=_PROBE_SECONDS).close()

@@ -1,14 +1,23 @@
-"""Starts a script: its flags in --help, and one sentence for a user's mistake."""
+"""Starts a script: its flags in --help, and one sentence for a user's mistake.
 
+Nothing here or in a script's own module imports TensorFlow: `--help` and a wrong
+flag answer at once.
+"""
+
+import logging as python_logging
+import math
+import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
-from l2l_tf.checkpoint import CheckpointError
-from l2l_tf.problems.datasets import DatasetUnavailableError
-
-_MISTAKES = (ValueError, OSError, CheckpointError, DatasetUnavailableError)
+# The names in `presets`, which cannot be asked without TensorFlow.
+PROBLEMS = [
+  "simple", "simple_multi", "quadratic", "quadratic_uniform", "polynomial", "ensemble",
+  "digits_mlp", "mnist_mlp",
+]  # fmt: skip
 
 
 def run(main: Callable[[], int | None], module: str) -> None:
@@ -19,36 +28,90 @@ def run(main: Callable[[], int | None], module: str) -> None:
       one sentence on stderr and code 2 (`--verbosity=1` shows the traceback).
     module: name of the module that defines the flags.
   """
-  for flag in flags.FLAGS.flags_by_module_dict().get(module, []):
+  for flag in flags.FLAGS.flags_by_module_dict()[module]:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
 
   def guarded(argv: list[str]) -> int | None:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
+    sys.stdout.reconfigure(line_buffering=True)  # Also where it is a file or a pipe.
+    form = python_logging.Formatter("%(levelname)s: %(message)s")
+    logging.get_absl_handler().setFormatter(form)
     try:
       if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no flag; write --name=value, see --help.")
       return main()
-    except _MISTAKES as e:
+    except KeyboardInterrupt:
+      print("Interrupted.", file=sys.stderr)
+      return 130
+    except Exception as e:
+      if not _is_mistake(e):
+        raise
       logging.debug("traceback", exc_info=True)
-      print(f"Error: {e}", file=sys.stderr)
-      return 2
+      return _fail(_sentence(e))
 
-  app.run(guarded)
-
-
-def write_flags(path, module: str, overrides: dict) -> None:
-  """Writes the module's flags, one per line, for `--flagfile=path`."""
-  lines = []
-  for flag in flags.FLAGS.flags_by_module_dict()[module]:
-    value = overrides.get(flag.name, flag.value)
-    if value is not None:
-      lines.append(f"--{flag.name}={_text(value)}")
-  path.write_text("\n".join(lines) + "\n")
+  app.run(guarded, flags_parser=_parse)
 
 
-def _text(value) -> str:
+def one_of(name: str, choices: Sequence[str]) -> None:
+  """Has the flag refuse any other text."""
+  flags.register_validator(
+    name, lambda value: value in choices, f"it must be one of {', '.join(choices)}"
+  )
+
+
+def positive_number(name: str) -> None:
+  """Has the flag refuse what is not a positive, finite number."""
+  flags.register_validator(
+    name,
+    lambda value: value is None or 0 < value < math.inf,
+    "it must be a positive, finite number",
+  )
+
+
+def values(module: str) -> dict[str, Any]:
+  """Returns the values of the module's flags by name."""
+  return {f.name: f.value for f in flags.FLAGS.flags_by_module_dict()[module]}
+
+
+def as_flagfile(given: Mapping[str, Any]) -> str:
+  """Writes values as flags, one per line; those that are None are left out."""
+  lines = [f"--{k}={_text(v)}" for k, v in given.items() if v is not None]
+  return "\n".join(lines) + "\n"
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as e:
+    sys.exit(_fail(f"{' '.join(str(e).split())}; see --help."))
+  except SystemExit:  # absl has shown the help, and calls that a failure.
+    sys.exit(0)
+
+
+def _is_mistake(error: Exception) -> bool:
+  """Whether it is the user's: an error of the package, with one sentence."""
+  own = type(error).__module__.startswith("l2l_tf.")
+  return own or (isinstance(error, (ValueError, OSError)) and "\n" not in str(error))
+
+
+def _sentence(error: Exception) -> str:
+  if isinstance(error, OSError) and error.strerror:
+    file = pathlib.Path(error.filename or "a file")
+    return (
+      f"{str(file)!r} could not be read or written ({error.strerror}); check the path,"
+      " its permissions and the free space."
+    )
+  return str(error)
+
+
+def _fail(sentence: str) -> int:
+  print(f"Error: {sentence}", file=sys.stderr)
+  return 2
+
+
+def _text(value: Any) -> str:
   if isinstance(value, (list, tuple)):
     return ",".join(map(str, value))
   return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,8 +6,9 @@ and that there is no GPU; a reader would take these lines for problems.
 
 import os
 import re
+import signal
 import sys
-import tempfile
+from typing import NoReturn
 
 _NOTICES = re.compile(
   rb"log messages before absl::InitializeLog|oneDNN custom operations"
@@ -17,23 +18,45 @@ _NOTICES = re.compile(
 
 
 def _import_tensorflow() -> None:
-  """Holds back what the import writes to stderr; shows all but the notices."""
+  """Imports it with stderr passing through a filter.
+
+  The filter is a process of its own: the last words of an import that crashes,
+  on a processor without AVX for one, are shown too.
+  """
+  if "tensorflow" in sys.modules:
+    return
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   sys.stderr.flush()
   stderr = os.dup(2)
-  with tempfile.TemporaryFile() as held:
-    os.dup2(held.fileno(), 2)
-    try:
-      import tensorflow as tf
+  reader, writer = os.pipe()
+  child = os.fork()
+  if child == 0:
+    os.close(writer)
+    _filter(reader)
+  os.close(reader)
+  os.dup2(writer, 2)
+  os.close(writer)
+  try:
+    import tensorflow as tf
 
-      tf.config.list_physical_devices("GPU")
-      tf.zeros([])
-    finally:
-      os.dup2(stderr, 2)
-      os.close(stderr)
-      held.seek(0)
-      kept = [line for line in held if not _NOTICES.search(line)]
-      os.write(2, b"".join(kept))
+    tf.config.list_physical_devices("GPU")
+    tf.zeros([])
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.waitpid(child, 0)
+
+
+def _filter(reader: int) -> NoReturn:
+  """Copies all lines but the notices to stderr, and ends with its input."""
+  try:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(reader, "rb") as lines:
+      for line in lines:
+        if not _NOTICES.search(line):
+          os.write(2, line)
+  finally:
+    os._exit(0)
 
 
 _import_tensorflow()

@@ -1,0 +1,66 @@
+"""Which classes an exported optimizer may consist of, and how they become JSON.
+
+Nothing in an export is executed: a class is looked up here by its name, among
+those that registered themselves.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+_REGISTRY: dict[str, type] = {}
+
+
+class ExportError(ValueError):
+  """A file that is no valid export, or an object that cannot be exported."""
+
+
+def register(cls: type) -> type:
+  """Class decorator: instances may appear in exports under the class's name.
+
+  The class needs a `config` property of constructor arguments, or be a
+  dataclass. Register your own preprocessing this way to export it.
+  """
+  if _REGISTRY.setdefault(cls.__name__, cls) is not cls:
+    raise ValueError(f"{cls.__name__!r} is already registered for export.")
+  return cls
+
+
+def describe(value: Any) -> Any:
+  """Turns a constructor argument into JSON."""
+  if _REGISTRY.get(type(value).__name__) is type(value):
+    config = (
+      {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+      if dataclasses.is_dataclass(value)
+      else value.config
+    )
+    return {
+      "class": type(value).__name__,
+      "config": {k: describe(v) for k, v in config.items()},
+    }
+  if isinstance(value, (list, tuple)):
+    return [describe(v) for v in value]
+  if isinstance(value, (np.bool_, np.integer, np.floating)):
+    return value.item()
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise ExportError(
+    f"{value!r} cannot be exported; use numbers, strings, or a class with the"
+    " decorator l2l_tf.register."
+  )
+
+
+def build(description: Any) -> Any:
+  """The inverse of `describe`, through registered classes only."""
+  if isinstance(description, list):
+    return tuple(build(d) for d in description)
+  if not isinstance(description, dict):
+    return description
+  cls = _REGISTRY.get(description["class"])
+  if cls is None:
+    raise ExportError(
+      f"it needs the class {description['class']!r}, which is not registered;"
+      f" known are {', '.join(sorted(_REGISTRY))}."
+    )
+  return cls(**{k: build(v) for k, v in description["config"].items()})

@@ -1,0 +1,89 @@
+"""What l2l-evaluate does, given its flags' values."""
+
+from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from l2l_tf import checkpoint, export, plots, presets, report
+from l2l_tf import evaluate as evaluate_lib
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.summaries import TensorBoard
+
+
+def evaluate(values: Mapping[str, Any]) -> None:
+  """Runs the comparison, prints its table and writes its results."""
+  problem, rate = values["problem"], values["learning_rate"]
+  preset = presets.get(problem)
+  learned = load([pathlib.Path(p) for p in values["path"]])
+  num_draws = values["num_epochs"] or preset.num_draws
+  path = directory(values)
+  with checkpoint.writing(path):
+    path.mkdir(parents=True, exist_ok=True)
+    board = TensorBoard(path)
+  curves = evaluate_lib.compare(
+    preset.make_problem(),
+    learned,
+    values["num_steps"],
+    num_draws,
+    values["seed"],
+    baselines(values["optimizer"]),
+    values["num_tuning_epochs"] or num_draws,
+    [rate] if rate else evaluate_lib.LEARNING_RATES,
+  )
+  num_problems = len(next(iter(curves.values())).losses)
+  print(report.table(report.summarize(curves)))
+  title = f"{problem}: {num_problems} fresh problems" if values["plot"] else None
+  with checkpoint.writing(path):
+    write_results(curves, set(learned), path, board, title)
+  print(f"\n{num_problems} problems, the same for all; written to {path}/")
+
+
+def load(paths: Sequence[pathlib.Path]) -> dict[str, Optimizer]:
+  """Loads exported optimizers by names that tell them apart.
+
+  A name has the directory of its file, and the whole path where that is not enough.
+  """
+  directories = [path.resolve().parent.name for path in paths]
+  learned = {}
+  for path, name in zip(paths, directories):
+    optimizer = export.load(path)
+    kind = type(optimizer).__name__
+    kind = "LSTM" if kind.endswith("LSTM") else kind
+    where = name if directories.count(name) == 1 else path
+    learned[f"{kind} ({where})"] = optimizer
+  return learned
+
+
+def baselines(names: Sequence[str]) -> dict[str, Any]:
+  """Returns the named hand-designed optimizers, as functions of a rate."""
+  wanted = {name.lower() for name in names}
+  return {k: v for k, v in evaluate_lib.BASELINES.items() if k.lower() in wanted}
+
+
+def directory(values: Mapping[str, Any]) -> pathlib.Path:
+  """Returns where the results go."""
+  if values["save_path"]:
+    return pathlib.Path(values["save_path"])
+  if values["path"]:
+    return pathlib.Path(values["path"][0]).parent / "evaluation"
+  return pathlib.Path("tensorboard_logs", values["problem"], "evaluation")
+
+
+def write_results(
+  curves: Mapping[str, evaluate_lib.Curves],
+  learned: set[str],
+  path: pathlib.Path,
+  board: TensorBoard,
+  title: str | None,
+) -> None:
+  """Writes CSV files, TensorBoard logs and, with a title, the picture."""
+  _, curves_csv = report.write(curves, path)
+  for name, c in curves.items():
+    board.trajectory(name.replace("/", "_"), c.losses.mean(axis=0))
+  if title is not None:
+    figure = plots.learning_curves(curves_csv, learned, title)
+    figure.savefig(path / "curves.png")
+    board.figure("learning curves", figure)
+  board.close()

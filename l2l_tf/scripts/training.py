@@ -1,0 +1,193 @@
+"""What l2l-train does, given its settings."""
+
+from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+
+import pathlib
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tqdm
+
+from l2l_tf import checkpoint, meta_gradients, presets
+from l2l_tf.meta_train import MetaTrainer, check_lengths
+from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
+from l2l_tf.scripts import launch
+from l2l_tf.summaries import TensorBoard
+from l2l_tf.trace_graph import trace_graph
+from l2l_tf.training_run import Epoch, TrainingRun, stop_signals
+
+# What a run's result does not depend on; it may differ when a run is resumed.
+_PRESENTATION = ("log_period", "save_path", "trace_graph")
+_HYPER_PARAMETERS = [
+  "problem", "layers", "preprocess", "output_scale", "learning_rate", "schedule",
+  "clip_norm", "num_steps", "unroll_length", "second_derivatives", "seed",
+]  # fmt: skip
+_STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
+
+
+def settings(given: dict[str, Any]) -> dict[str, Any]:
+  """Returns the flags' values, those not given taken from the problem's recipe."""
+  recipe = presets.get(given["problem"])._asdict()
+  values = {k: recipe.get(k) if v is None else v for k, v in given.items()}
+  values["layers"] = [int(units) for units in values["layers"]]
+  values["save_path"] = values["save_path"] or f"tensorboard_logs/{values['problem']}"
+  return values
+
+
+def build_trainer(values: dict[str, Any]) -> MetaTrainer:
+  """Builds what the settings describe."""
+  check_lengths(values["num_steps"], values["unroll_length"])
+  rate = values["learning_rate"]
+  if values["schedule"] == "cosine":
+    num_windows = values["num_steps"] // values["unroll_length"]
+    num_updates = values["num_epochs"] * num_windows
+    rate = keras.optimizers.schedules.CosineDecay(rate, num_updates)
+  weights = {"sum": meta_gradients.all_ones, "last": meta_gradients.last_only}
+  return MetaTrainer(
+    presets.get(values["problem"]).make_problem(),
+    CoordinatewiseLSTM(
+      values["layers"],
+      values["preprocess"],
+      values["output_scale"],
+      values["initializer"],
+      values["seed"],
+    ),
+    Adam(rate),
+    meta_gradients.TruncatedBPTT(
+      weights[values["meta_loss"]], values["second_derivatives"]
+    ),
+    values["num_steps"],
+    values["unroll_length"],
+    values["clip_norm"],
+    values["seed"],
+    values["jit_compile"],
+  )
+
+
+def build_run(values: dict[str, Any]) -> TrainingRun:
+  """Opens the run in its directory, where it may have been before."""
+  return TrainingRun(
+    build_trainer(values),
+    values["save_path"],
+    {k: v for k, v in values.items() if k not in _PRESENTATION},
+    values["num_epochs"],
+    values["evaluation_period"],
+    values["evaluation_epochs"],
+    values["patience"],
+  )
+
+
+def train(run: TrainingRun, values: dict[str, Any]) -> int:
+  """Trains to the end or to a signal, with logs; returns the exit code."""
+  path = pathlib.Path(values["save_path"])
+  print(_opening(run, values))
+  if not run.is_finished or values["trace_graph"]:
+    checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
+    with checkpoint.writing(path):
+      board = TensorBoard(path)
+      if run.resumed_from is None:
+        board.flags(values, _HYPER_PARAMETERS)
+      if values["trace_graph"]:
+        t = run.trainer
+        second = values["second_derivatives"]
+        board.graph(trace_graph(t.problem, t.optimizer, second_derivatives=second))
+    signal_number = _loop(run, board, values)
+    with checkpoint.writing(path):
+      board.close()
+    if signal_number:
+      return 128 + signal_number
+  print(_closing(run, values))
+  return 0
+
+
+def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
+  """Shows progress; returns the number of the signal that ended it, or 0."""
+  recent: list[float] = []
+  with (
+    stop_signals(_STOPPING) as received,
+    tqdm.tqdm(
+      total=values["num_epochs"],
+      initial=int(run.epoch),
+      unit="epoch",
+      desc="Meta-training",
+      dynamic_ncols=True,
+    ) as bar,
+  ):
+    before = time.perf_counter()
+    for epoch in run.epochs():
+      seconds = time.perf_counter() - before
+      _log(run, board, epoch, seconds, values["save_path"])
+      recent.append(float(epoch.metrics["losses"][-1]))
+      if epoch.number % values["log_period"] == 0:
+        bar.write(_line(epoch.number, recent, run))
+        recent.clear()
+      bar.set_postfix_str(_standing(run), refresh=False)
+      bar.update()
+      if received and not run.is_finished:
+        run.save()
+        bar.write(
+          f"Stopped after epoch {epoch.number}; the same command goes on from there."
+        )
+        return received[0]
+      before = time.perf_counter()
+  return 0
+
+
+def _log(
+  run: TrainingRun, board: TensorBoard, epoch: Epoch, seconds: float, path: str
+) -> None:
+  """Writes TensorBoard's logs; if they cannot be written, the run still is saved."""
+  try:
+    with checkpoint.writing(path):
+      board.training(epoch.number, epoch.metrics, 1.0 / seconds)
+      if epoch.validation is not None:
+        board.validation(epoch.number, epoch.validation.losses)
+        board.flush()
+  except checkpoint.WriteError:
+    run.save()
+    raise
+
+
+def _opening(run: TrainingRun, values: dict[str, Any]) -> str:
+  path, num_epochs = values["save_path"], values["num_epochs"]
+  if run.is_finished:
+    return (
+      f"Already finished: {int(run.epoch)} epochs, saved in {path}; give another"
+      " --save_path to train anew."
+    )
+  if run.resumed_from is not None:
+    return f"Going on after epoch {run.resumed_from} of {num_epochs}, saved in {path}."
+  problem = values["problem"]
+  return (
+    f"Training on {problem} ({presets.get(problem).description}): {num_epochs} epochs,"
+    f" saved in {path}."
+  )
+
+
+def _closing(run: TrainingRun, values: dict[str, Any]) -> str:
+  if not np.isfinite(run.best_loss):
+    raise ValueError(
+      "Not one validation of the run had a finite loss, so no optimizer was exported;"
+      " try a lower --learning_rate, with another --save_path."
+    )
+  best = f"Best validation loss {float(run.best_loss):.4g}: {run.export_path}"
+  if int(run.epoch) == values["num_epochs"]:
+    return best
+  return (
+    f"Ended early: {values['patience']} validations in a row without improvement.\n"
+    + best
+  )
+
+
+def _line(epoch: int, recent: list[float], run: TrainingRun) -> str:
+  return f"epoch {epoch:5d}  final loss {np.mean(recent):.4g}  {_standing(run)}"
+
+
+def _standing(run: TrainingRun) -> str:
+  best, skipped = float(run.best_loss), int(run.num_skipped)
+  parts = [f"best validation {best:.4g}"] if np.isfinite(best) else []
+  if skipped:
+    parts.append(f"{skipped} windows skipped, not finite")
+  return "  ".join(parts)

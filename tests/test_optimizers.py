@@ -1,0 +1,253 @@
+"""All optimizers through one suite: what every loop may rely on."""
+
+import inspect
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from l2l_tf import optimizers
+from l2l_tf.optimizers import (
+  SGD,
+  Adagrad,
+  Adam,
+  CoordinatewiseLSTM,
+  KernelwiseLSTM,
+  Momentum,
+  Nesterov,
+  Optimizer,
+  Partition,
+  RMSprop,
+  Where,
+)
+
+SHAPES = [(2, 3), (3,), ()]
+FILTERS = [(3, 2, 1, 2), (3, 2, 2, 1)]
+MIXED = [(3, 2, 1, 2), (2,), ()]
+
+
+def partition():
+  parameters = [("conv/kernel", MIXED[0], "kernel")]
+  parameters += [("conv/bias", MIXED[1], "bias"), ("scale", MIXED[2], "variable")]
+  return Partition(
+    [
+      (Where(rank=4), KernelwiseLSTM((3, 2), layers=(2,))),
+      (Where(role="bias"), CoordinatewiseLSTM(layers=(2,))),
+      (Where("scale"), Adam(0.1)),
+    ],
+    parameters,
+  )
+
+
+# Name -> how to make the optimizer, and the shapes of what it optimizes.
+TABLE = {
+  "sgd": (lambda: SGD(0.1), SHAPES),
+  "momentum": (lambda: Momentum(0.1), SHAPES),
+  "nesterov": (lambda: Nesterov(0.1), SHAPES),
+  "rmsprop": (lambda: RMSprop(0.1), SHAPES),
+  "adagrad": (lambda: Adagrad(0.1), SHAPES),
+  "adam": (lambda: Adam(0.1), SHAPES),
+  "coordinatewise": (lambda: CoordinatewiseLSTM((3, 2), "log_and_sign"), SHAPES),
+  "coordinatewise linear": (lambda: CoordinatewiseLSTM((), "clamp"), SHAPES),
+  "kernelwise": (lambda: KernelwiseLSTM((3, 2), layers=(2,)), FILTERS),
+  "partition": (partition, MIXED),
+}
+
+
+@pytest.fixture(params=TABLE, scope="module")
+def case(request):
+  make, shapes = TABLE[request.param]
+  return make(), shapes
+
+
+def normal(shapes, seed=0, dtype=tf.float32):
+  return [
+    tf.random.stateless_normal(s, [seed, i], dtype=dtype) for i, s in enumerate(shapes)
+  ]
+
+
+def assert_same(nest, other, rtol=0.0, atol=0.0):
+  tf.nest.assert_same_structure(nest, other)
+  for x, y in zip(tf.nest.flatten(nest), tf.nest.flatten(other)):
+    assert x.dtype == y.dtype
+    np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+def specs(nest):
+  return tf.nest.map_structure(tf.type_spec_from_value, nest)
+
+
+def test_the_table_holds_every_public_optimizer():
+  public = {
+    cls
+    for cls in vars(optimizers).values()
+    if inspect.isclass(cls)
+    and issubclass(cls, Optimizer)
+    and not inspect.isabstract(cls)
+  }
+  assert public == {type(make()) for make, _ in TABLE.values()}
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_updates_are_like_the_parameters(case, dtype):
+  optimizer, shapes = case
+  grads = normal(shapes, dtype=dtype)
+  updates, _ = optimizer(grads, optimizer.initial_state(grads))
+  assert isinstance(updates, list)
+  assert [u.shape for u in updates] == [g.shape for g in grads]
+  assert {u.dtype for u in updates} == {dtype}
+  assert all(np.all(np.isfinite(u)) for u in updates)
+
+
+def test_parameters_and_loss_may_be_passed_or_left_out(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  params, loss = normal(shapes, seed=1), tf.constant(1.0)
+  assert_same(
+    optimizer(grads, state, params=params, loss=loss), optimizer(grads, state)
+  )
+
+
+def test_a_while_loop_equals_a_python_loop(case):
+  optimizer, shapes = case
+  num_steps = 3
+  theta = normal(shapes)
+  start = theta, optimizer.initial_state(theta)
+
+  def step(theta, state):
+    updates, state = optimizer(theta, state)
+    return [x + u for x, u in zip(theta, updates)], state
+
+  @tf.function(autograph=False)
+  def loop(theta, state):
+    return tf.while_loop(
+      lambda *_: True, step, (theta, state), maximum_iterations=num_steps
+    )
+
+  expected = start
+  for _ in range(num_steps):
+    assert specs(step(*expected)) == specs(expected)
+    expected = step(*expected)
+  assert_same(tuple(loop(*start)), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_xla_compiles_a_step_to_the_same_numbers(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  _, state = optimizer(grads, optimizer.initial_state(grads))
+
+  @tf.function(jit_compile=True, autograph=False)
+  def step(grads, state):
+    return optimizer(grads, state)
+
+  assert_same(step(grads, state), optimizer(grads, state), rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_is_a_pure_function(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  weights = [v.numpy() for v in optimizer.variables]
+  arguments = tf.nest.map_structure(lambda x: tf.identity(x).numpy(), (grads, state))
+  first = optimizer(grads, state)
+  tf.nest.assert_same_structure((grads, state), arguments)
+  for x, before in zip(tf.nest.flatten((grads, state)), tf.nest.flatten(arguments)):
+    np.testing.assert_array_equal(x, before)
+  for v, before in zip(optimizer.variables, weights):
+    np.testing.assert_array_equal(v, before)
+  assert_same(optimizer(grads, state), first)
+
+
+def test_the_same_constructor_call_makes_the_same_optimizer(case):
+  optimizer, shapes = case
+  twin = type(optimizer)(**optimizer.config)
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  assert_same(twin.initial_state(grads), state)
+  if not isinstance(optimizer, Partition):  # Its members are the very same objects.
+    assert not {id(v) for v in twin.variables} & {id(v) for v in optimizer.variables}
+  assert_same(twin(grads, state), optimizer(grads, state))
+
+
+def test_the_update_depends_on_the_gradient(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  for u, v in zip(optimizer(grads, state)[0], optimizer([-g for g in grads], state)[0]):
+    assert np.all(u != v)
+
+
+def test_an_outer_tape_differentiates_a_step_with_respect_to_the_gradients(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  with tf.GradientTape() as tape:
+    tape.watch(grads)
+    state = optimizer.initial_state(grads)
+    for _ in range(2):
+      updates, state = optimizer(grads, state)
+    total = tf.add_n([tf.reduce_sum(u) for u in updates])
+  for d in tape.gradient(total, grads):
+    assert d is not None and np.all(np.isfinite(d))
+
+
+def test_every_weight_is_found_once_and_moves_the_updates(case):
+  optimizer, shapes = case
+  weights = optimizer.trainable_variables
+  assert len({id(v) for v in weights}) == len(weights) == len(optimizer.variables)
+  grads = normal(shapes)
+  with tf.GradientTape() as tape:
+    state = optimizer.initial_state(grads)
+    for _ in range(2):  # Recurrent weights act from the second step on.
+      updates, state = optimizer(grads, state)
+    total = tf.add_n([tf.reduce_sum(u) for u in updates])
+  assert all(d is not None and np.any(d) for d in tape.gradient(total, weights))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_does_not_crash(case, value):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  grads[0] = tf.fill(grads[0].shape, tf.constant(value, tf.float32))
+  updates, state = optimizer(grads, optimizer.initial_state(grads))
+  optimizer(grads, state)
+  assert [u.shape for u in updates] == [g.shape for g in grads]
+  if np.isnan(value):  # It shows, instead of being replaced by some number.
+    assert np.all(np.isnan(updates[0]))
+
+
+def test_zero_gradients_give_finite_updates(case):
+  optimizer, shapes = case
+  grads = [tf.zeros(s) for s in shapes]
+  updates, state = optimizer(grads, optimizer.initial_state(grads))
+  updates, _ = optimizer(grads, state)
+  assert all(np.all(np.isfinite(u)) for u in updates)
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if n != "partition"])
+def test_a_parameter_without_elements_is_carried_along(name):
+  make, shapes = TABLE[name]
+  optimizer = make()
+  shapes = [*shapes, (0, 2) if shapes == SHAPES else (3, 2, 0, 4)]
+  for some in (shapes, shapes[-1:]):
+    grads = normal(some)
+    updates, _ = optimizer(grads, optimizer.initial_state(grads))
+    assert [u.shape for u in updates] == [g.shape for g in grads]
+
+
+def test_no_parameters_at_all_work_or_are_a_clear_error(case):
+  optimizer, _ = case
+  if optimizer.trainable_variables:
+    with pytest.raises(ValueError, match=r"got (an empty list; it needs|0 params for)"):
+      optimizer.initial_state([])
+  else:
+    assert optimizer([], optimizer.initial_state([]))[0] == []
+
+
+def test_diagnostics_are_finite_scalars(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  diagnostics = optimizer.diagnostics(grads, optimizer.initial_state(grads))
+  for name, value in diagnostics.items():
+    assert isinstance(name, str)
+    assert np.shape(value) == () and np.isfinite(value)
