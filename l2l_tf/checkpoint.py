@@ -98,10 +98,10 @@ class Checkpointer:
     tried.
 
     Returns:
-      The step of the restored checkpoint; None if there is none at all.
+      The step of the restored checkpoint; None if none was ever finished.
 
     Raises:
-      CheckpointError: if there are checkpoints, but not one can be read.
+      CheckpointError: if checkpoints were finished, but not one can be read.
     """
     paths = self._paths()
     for path in paths:
@@ -111,12 +111,15 @@ class Checkpointer:
         return _number(path)
       except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
         logging.warning(
-          "Checkpoint %r is damaged or of another configuration (%s); trying the one"
-          " before it.",
+          "Checkpoint %r is half-written, damaged or of another configuration (%s);"
+          " going on without it.",
           path,
           _first_line(e),
         )
-    if paths:
+    # The manager notes a checkpoint once it is whole: of one that it does not know,
+    # the process died while saving it.
+    finished = {os.path.basename(path) for path in self._manager.checkpoints}
+    if finished & {os.path.basename(path) for path in paths}:
       raise CheckpointError(
         f"None of the {len(paths)} checkpoints in {str(self._directory)!r} can be read,"
         f" the last one {paths[0]!r}; remove the directory to start anew, or give"

@@ -54,6 +54,13 @@ class TruncatedBPTT:
   second_derivatives: bool = False
   unroll: Callable = unroll_lib.unroll
 
+  @property
+  def evaluate(self) -> Callable:
+    """How the inner loop evaluates the optimizee, as `unroll` takes it."""
+    return (
+      unroll_lib.second_order if self.second_derivatives else unroll_lib.first_order
+    )
+
   def __call__(
     self,
     problem: Problem,
@@ -70,9 +77,6 @@ class TruncatedBPTT:
         InvalidArgumentError, when run, if the length is a tensor.
     """
     phi = optimizer.trainable_variables
-    evaluate = (
-      unroll_lib.second_order if self.second_derivatives else unroll_lib.first_order
-    )
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
       carry, (losses, observed) = self.unroll(
@@ -82,7 +86,7 @@ class TruncatedBPTT:
         carry,
         length,
         lambda c, updates: (c.loss, observe(c, updates)),
-        evaluate,
+        self.evaluate,
       )
       with tf.name_scope("meta_loss"):
         meta_loss = tf.reduce_sum(self._weights_of(length, losses.dtype) * losses)

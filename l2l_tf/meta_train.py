@@ -128,7 +128,9 @@ class MetaTrainer(tf.Module):
   def _start(self, episode):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
-    task, carry = unroll_lib.start(self.problem, self.optimizer, seed)
+    task, carry = unroll_lib.start(
+      self.problem, self.optimizer, seed, self.meta_gradient.evaluate
+    )
     with tf.name_scope("meta_optimizer/"):
       values = [v.read_value() for v in self.meta_state_variables]
       meta_state = tf.nest.pack_sequence_as(self._meta_state, values)

@@ -29,9 +29,9 @@ class Preset(NamedTuple):
   initializer: str = "truncated_normal"
   num_epochs: int = 1000
   num_steps: int = 100
-  unroll_length: int = 20
+  unroll_length: int = 10
   learning_rate: float = 0.003
-  clip_norm: float = 100.0
+  clip_norm: float = 0.1
   evaluation_epochs: int = 8
   num_draws: int = 8
 
@@ -42,11 +42,19 @@ _LINEAR = {
   "output_scale": 1.0,
   "initializer": "zeros",
   "learning_rate": 0.01,
+  "clip_norm": 100.0,
+  "unroll_length": 20,
   "num_epochs": 500,
   "evaluation_epochs": 1,
   "num_draws": 1,
 }
-_IMAGES = {"preprocess": "log_and_sign", "evaluation_epochs": 32, "num_draws": 64}
+_IMAGES = {
+  "preprocess": "log_and_sign",
+  "num_epochs": 400,
+  "clip_norm": 1.0,
+  "evaluation_epochs": 32,
+  "num_draws": 64,
+}
 
 PRESETS: Mapping[str, Preset] = {
   "simple": Preset(Simple, "x^2 from x = 1, by a linear optimizer", **_LINEAR),

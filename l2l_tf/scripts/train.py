@@ -103,6 +103,12 @@ flags.DEFINE_enum(
   f"Initial weights of the LSTM; {_RECIPE}",
 )
 flags.DEFINE_string(
+  "initial_path",
+  None,
+  "Exported optimizer to go on from, such as one trained on a cheaper problem, with its"
+  " own layers, preprocess and output_scale; by default a fresh one.",
+)
+flags.DEFINE_string(
   "save_path",
   None,
   "Directory of checkpoints, TensorBoard logs and the exported optimizer; by default"
@@ -129,7 +135,7 @@ flags.register_validator(
 flags.register_validator(
   "layers",
   lambda sizes: all(s.isdecimal() and int(s) > 0 for s in sizes or []),
-  "it must be positive integers, separated by commas",
+  "it must be positive integers separated by commas, such as 20,20",
 )
 
 

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tqdm
 
-from l2l_tf import checkpoint, meta_gradients, presets
+from l2l_tf import checkpoint, export, meta_gradients, presets
 from l2l_tf.meta_train import MetaTrainer, check_lengths
-from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
+from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer
 from l2l_tf.scripts import launch
 from l2l_tf.summaries import TensorBoard
 from l2l_tf.trace_graph import trace_graph
@@ -24,6 +24,7 @@ _HYPER_PARAMETERS = [
   "problem", "layers", "preprocess", "output_scale", "learning_rate", "schedule",
   "clip_norm", "num_steps", "unroll_length", "second_derivatives", "seed",
 ]  # fmt: skip
+_ARCHITECTURE = ["layers", "preprocess", "output_scale", "initializer"]
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
 
@@ -31,9 +32,30 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
   """Returns the flags' values, those not given taken from the problem's recipe."""
   recipe = presets.get(given["problem"])._asdict()
   values = {k: recipe.get(k) if v is None else v for k, v in given.items()}
-  values["layers"] = [int(units) for units in values["layers"]]
   values["save_path"] = values["save_path"] or f"tensorboard_logs/{values['problem']}"
-  return values
+  if values["initial_path"] is None:
+    values["layers"] = [int(units) for units in values["layers"]]
+    return values
+  conflicting = [k for k in _ARCHITECTURE if given[k] is not None]
+  if conflicting:
+    raise ValueError(
+      f"--{conflicting[0]} was given with --initial_path, whose file says it already;"
+      " leave out one of the two."
+    )
+  return values | dict.fromkeys(_ARCHITECTURE)
+
+
+def build_optimizer(values: dict[str, Any]) -> Optimizer:
+  """Builds a fresh optimizer, or loads the one to go on from."""
+  if values["initial_path"] is not None:
+    return export.load(values["initial_path"])
+  return CoordinatewiseLSTM(
+    values["layers"],
+    values["preprocess"],
+    values["output_scale"],
+    values["initializer"],
+    values["seed"],
+  )
 
 
 def build_trainer(values: dict[str, Any]) -> MetaTrainer:
@@ -43,17 +65,11 @@ def build_trainer(values: dict[str, Any]) -> MetaTrainer:
   if values["schedule"] == "cosine":
     num_windows = values["num_steps"] // values["unroll_length"]
     num_updates = values["num_epochs"] * num_windows
-    rate = keras.optimizers.schedules.CosineDecay(rate, num_updates)
+    rate = keras.optimizers.schedules.CosineDecay(rate, num_updates, 0.02)
   weights = {"sum": meta_gradients.all_ones, "last": meta_gradients.last_only}
   return MetaTrainer(
     presets.get(values["problem"]).make_problem(),
-    CoordinatewiseLSTM(
-      values["layers"],
-      values["preprocess"],
-      values["output_scale"],
-      values["initializer"],
-      values["seed"],
-    ),
+    build_optimizer(values),
     Adam(rate),
     meta_gradients.TruncatedBPTT(
       weights[values["meta_loss"]], values["second_derivatives"]

@@ -1,0 +1,361 @@
+"""Meta-gradients against finite differences, naive loops and closed forms."""
+
+import functools
+from typing import NamedTuple
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from l2l_tf.meta_gradients import TruncatedBPTT, all_ones, last_only
+from l2l_tf.optimizers import (
+  SGD,
+  CoordinatewiseLSTM,
+  KernelwiseLSTM,
+  Optimizer,
+  Partition,
+  Where,
+)
+from l2l_tf.problems import Problem, Quadratic
+from l2l_tf.unroll import start, static_unroll, unroll
+
+SEED = tf.constant([1, 2])
+LENGTH = 4
+WEIGHTINGS = {
+  "all_ones": (all_ones, [1.0, 1.0, 1.0, 1.0]),
+  "last_only": (last_only, [0.0, 0.0, 0.0, 1.0]),
+  "explicit": ([0.1, 0.0, -2.0, 1.5], [0.1, 0.0, -2.0, 1.5]),
+}
+
+
+class Filters(Problem):
+  """A coupled quartic in a convolution filter and a bias."""
+
+  def init(self, seed):
+    shapes = [(2, 1, 1, 2), (2,)]
+    seeds = tf.unstack(tf.random.split(seed, len(shapes)))
+    draw = lambda shape, s: tf.random.stateless_normal(shape, s, dtype=tf.float64)
+    return [draw(shape, s) for shape, s in zip(shapes, seeds)], []
+
+  def __call__(self, params, constants, seed):
+    kernel, bias = params
+    noise = tf.random.stateless_normal([2], seed, dtype=tf.float64)
+    outputs = tf.reduce_sum(kernel, axis=[0, 1, 2]) * bias + noise
+    return tf.reduce_mean(tf.square(outputs)) + 0.1 * tf.reduce_sum(kernel**4)
+
+
+class Linear(Problem):
+  """f(theta) = c . theta, whose Hessian is zero."""
+
+  def init(self, seed):
+    return [tf.zeros([3], tf.float64)], [tf.constant([1.0, -2.0, 0.5], tf.float64)]
+
+  def __call__(self, params, constants, seed):
+    return tf.tensordot(params[0], constants[0], 1)
+
+
+def lstm(preprocess="identity", layers=(3, 3)):
+  return CoordinatewiseLSTM(layers, preprocess, output_scale=0.3, dtype="float64")
+
+
+def partition():
+  kernels = KernelwiseLSTM((2, 1), (2,), output_scale=0.3, dtype="float64")
+  return Partition(
+    [(Where(rank=4), kernels), (Where(rank=1), lstm(layers=(2,)))],
+    Filters().parameters(),
+  )
+
+
+def quadratic(batch_size=2):
+  return Quadratic(batch_size, num_dims=3, dtype=tf.float64)
+
+
+class Case(NamedTuple):
+  problem: Problem
+  optimizer: Optimizer
+  jacobian: np.ndarray  # [LENGTH, number of weights], of the losses
+
+
+CASES = {
+  "quadratic": (quadratic, lstm),
+  "quadratic, log_and_sign": (quadratic, lambda: lstm("log_and_sign", (3,))),
+  "filters, partition": (Filters, partition),
+  "linear": (Linear, lambda: lstm(layers=(2,))),
+}
+
+
+@functools.cache
+def case(name):
+  problem, optimizer = (make() for make in CASES[name])
+
+  @tf.function(autograph=False)
+  def losses():
+    task, carry = start(problem, optimizer, SEED)
+    return unroll(problem, optimizer, task, carry, LENGTH)[1]
+
+  jacobian, size = [], 1e-5
+  for variable in optimizer.trainable_variables:
+    value = variable.numpy()
+    for i in np.ndindex(value.shape):
+      sides = []
+      for sign in (1, -1):
+        moved = value.copy()
+        moved[i] += sign * size
+        variable.assign(moved)
+        sides.append(losses().numpy())
+      jacobian.append((sides[0] - sides[1]) / (2 * size))
+    variable.assign(value)
+  return Case(problem, optimizer, np.stack(jacobian, axis=1))
+
+
+def flat(tensors):
+  return np.concatenate([np.ravel(x) for x in tensors])
+
+
+@functools.cache
+def meta_gradient_of(name, second_derivatives):
+  """The window's meta-gradient as a function of the weights of its losses."""
+  problem, optimizer, _ = case(name)
+
+  @tf.function(autograph=False)
+  def run(weights):
+    task, carry = start(problem, optimizer, SEED)
+    meta_gradient = TruncatedBPTT(lambda _: weights, second_derivatives)
+    return meta_gradient(
+      problem, optimizer, task, carry, LENGTH, _no_observation
+    ).meta_gradient
+
+  return lambda w: flat(run(tf.constant(w, tf.float64)))
+
+
+def window(problem, optimizer, meta_gradient, length=LENGTH):
+  @tf.function(autograph=False)
+  def run():
+    task, carry = start(problem, optimizer, SEED)
+    return meta_gradient(problem, optimizer, task, carry, length, _no_observation)
+
+  return run()
+
+
+def _no_observation(carry, updates):
+  return ()
+
+
+def naive(problem, optimizer, num_steps, stop_gradient):
+  """The Jacobian of all losses, [num_steps, number of weights]."""
+  task, carry = start(problem, optimizer, SEED)
+  theta, state, losses = carry.params, carry.state, []
+  evaluate = lambda t: problem(theta, task.constants, tf.random.fold_in(task.seed, t))
+  with tf.GradientTape(persistent=True) as meta_tape:
+    for t in range(num_steps):
+      with tf.GradientTape() as tape:
+        tape.watch(theta)
+        loss = evaluate(t)
+      grads = tape.gradient(loss, theta)
+      if stop_gradient:
+        grads = [tf.stop_gradient(g) for g in grads]
+      updates, state = optimizer(grads, state, params=theta, loss=loss)
+      theta = [x + u for x, u in zip(theta, updates)]
+      losses.append(evaluate(t + 1))
+  phi = optimizer.trainable_variables
+  return np.stack([flat(meta_tape.gradient(loss, phi)) for loss in losses])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_second_derivatives_give_the_finite_differences(name):
+  for _, w in WEIGHTINGS.values():
+    gradient = meta_gradient_of(name, True)(w)
+    expected = w @ case(name).jacobian
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7 * scale)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_first_order_is_autodiff_with_stopped_gradients(name):
+  problem, optimizer, jacobian = case(name)
+  expected = naive(problem, optimizer, LENGTH, stop_gradient=True)
+  for _, w in WEIGHTINGS.values():
+    gradient = meta_gradient_of(name, False)(w)
+    np.testing.assert_allclose(gradient, w @ expected, rtol=1e-8, atol=1e-12)
+    error = np.linalg.norm(gradient - w @ jacobian) / np.linalg.norm(gradient)
+    if name == "linear":
+      assert error < 1e-6
+    else:
+      assert error > 1e-3
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_weights_weigh_the_losses_one_by_one(weighting):
+  problem, optimizer = quadratic(), lstm(layers=())
+  weights, w = WEIGHTINGS[weighting]
+  given = window(problem, optimizer, TruncatedBPTT(weights))
+  _, losses = unroll(
+    problem, optimizer, *start(problem, optimizer, SEED), num_steps=LENGTH
+  )
+  np.testing.assert_allclose(given.meta_loss, w @ losses.numpy(), rtol=1e-12)
+  expected = w @ naive(problem, optimizer, LENGTH, stop_gradient=True)
+  np.testing.assert_allclose(flat(given.meta_gradient), expected, rtol=1e-9)
+
+
+@functools.cache
+def moves_given():
+  """An optimizer whose weights are the moves themselves: u_t - rate g_t."""
+
+  class Given(Optimizer):
+    def __init__(self):
+      super().__init__()
+      self.moves = tf.Variable(tf.zeros([LENGTH, 1, 3], tf.float64))
+      self.rate = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+    config = property(lambda self: {})
+
+    def initial_state(self, params):
+      return tf.zeros([], tf.int32)
+
+    def __call__(self, grads, state, params=None, loss=None):
+      return [self.moves[state] - self.rate * grads[0]], state + 1
+
+  problem, optimizer = quadratic(batch_size=1), Given()
+  weights = tf.Variable(tf.zeros([LENGTH], tf.float64))
+
+  @tf.function(autograph=False)
+  def run(seed, second_derivatives):
+    task, carry = start(problem, optimizer, seed)
+    meta_gradient = TruncatedBPTT(lambda _: weights, second_derivatives)
+    window = meta_gradient(
+      problem, optimizer, task, carry, LENGTH, lambda c, _: c.grads
+    )
+    return window.meta_gradient[0], window.observed[0], task.constants[0]
+
+  return optimizer, weights, run
+
+
+_small = st.floats(-1.0, 1.0).map(lambda x: round(x, 3))
+
+
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(
+  st.lists(_small, min_size=LENGTH, max_size=LENGTH), _small, st.integers(0, 1000)
+)
+def test_the_gradient_of_a_move_in_closed_form(w, rate, seed):
+  """First order: dL/du_t is the sum of w_k g_k over k > t.
+
+  Second order: a move also changes later gradients, so each g_k arrives multiplied
+  by (I - rate H) once for every step between.
+  """
+  optimizer, weights, run = moves_given()
+  weights.assign(w)
+  optimizer.rate.assign(rate / 10)
+  key = tf.constant([seed, 0])
+  optimizer.moves.assign(
+    tf.random.stateless_normal([LENGTH, 1, 3], key, dtype=tf.float64)
+  )
+  for second_derivatives in (False, True):
+    gradient, g, ((matrix,),) = (
+      x.numpy() for x in (*run(key, second_derivatives)[:2], run(key, False)[2][None])
+    )
+    between = np.eye(3)
+    if second_derivatives:
+      between -= rate / 10 * 2 * matrix.T @ matrix
+    expected = [  # g[k] and w[k] belong to theta_{k + 1}
+      sum(
+        w[k] * np.linalg.matrix_power(between, k - t) @ g[k, 0]
+        for k in range(t, LENGTH)
+      )
+      for t in range(LENGTH)
+    ]
+    np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("second_derivatives", [False, True])
+def test_only_the_window_is_back_propagated(second_derivatives):
+  problem, optimizer = quadratic(), lstm(layers=(3,))
+  meta_gradient = TruncatedBPTT(second_derivatives=second_derivatives)
+  call = lambda task, carry: meta_gradient(
+    problem, optimizer, task, carry, 2, _no_observation
+  )
+
+  @tf.function(autograph=False)
+  def both_windows():
+    task, carry = start(problem, optimizer, SEED)
+    first = call(task, carry)
+    return task, first.carry, call(task, first.carry).meta_gradient
+
+  task, carry, second = both_windows()
+  carry = tf.nest.map_structure(lambda x: tf.constant(x.numpy()), carry)
+  np.testing.assert_allclose(
+    flat(second), flat(call(task, carry).meta_gradient), rtol=1e-9, atol=1e-13
+  )
+  through = naive(problem, optimizer, 4, not second_derivatives)[2:].sum(axis=0)
+  assert np.linalg.norm(flat(second) - through) > 1e-2 * np.linalg.norm(through)
+
+
+def test_the_static_unroll_gives_the_same():
+  problem, optimizer, _ = case("quadratic")
+  window_ = lambda unroll: window(problem, optimizer, TruncatedBPTT(unroll=unroll))
+  dynamic, static = window_(unroll), window_(static_unroll)
+  np.testing.assert_allclose(
+    flat(static.meta_gradient), flat(dynamic.meta_gradient), rtol=1e-9, atol=1e-13
+  )
+  np.testing.assert_allclose(static.meta_loss, dynamic.meta_loss, rtol=1e-12)
+
+
+def test_a_hand_designed_optimizer_has_a_meta_loss_and_an_empty_meta_gradient():
+  problem, optimizer = quadratic(), SGD(0.1)
+  given = window(problem, optimizer, TruncatedBPTT([1.0, 2.0]), length=2)
+  task, carry = start(problem, optimizer, SEED)
+  end, losses = unroll(problem, optimizer, task, carry, 2)
+  assert len(given.meta_gradient) == 0
+  np.testing.assert_allclose(given.meta_loss, losses[0] + 2 * losses[1], rtol=1e-12)
+  np.testing.assert_allclose(given.carry.params[0], end.params[0], rtol=1e-12)
+
+
+def test_a_weight_that_nothing_depends_on_has_gradient_zero():
+  optimizer = lstm(layers=())
+  optimizer.unused = tf.Variable(tf.ones([2], tf.float64))
+  gradient = window(quadratic(), optimizer, TruncatedBPTT(), length=2).meta_gradient
+  by_shape = {g.shape.num_elements(): g for g in gradient}
+  np.testing.assert_array_equal(by_shape[2], [0.0, 0.0])
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0]])
+def test_weights_of_another_length_are_refused(weights):
+  problem, optimizer = quadratic(), lstm(layers=())
+  count, given = len(weights), TruncatedBPTT(weights)
+  with pytest.raises(
+    ValueError,
+    match=f"^TruncatedBPTT got {count} weights for a window of 2 steps; give one",
+  ):
+    window(problem, optimizer, given, length=2)
+  with pytest.raises(
+    tf.errors.InvalidArgumentError,
+    match=f"TruncatedBPTT got {count} weights for a window of another length; give one",
+  ):
+    run = tf.function(
+      lambda length: (
+        (
+          given(
+            problem, optimizer, *start(problem, optimizer, SEED), length, lambda *_: ()
+          )
+        ).meta_loss
+      ),
+      autograph=False,
+    )
+    run(tf.constant(2))
+
+
+def test_weights_fit_a_length_that_is_a_tensor():
+  problem, optimizer = quadratic(), lstm(layers=())
+  weights = [1.0, -1.0]
+  run = tf.function(
+    lambda length: (
+      TruncatedBPTT(weights)(
+        problem, optimizer, *start(problem, optimizer, SEED), length, lambda *_: ()
+      ).meta_gradient
+    ),
+    autograph=False,
+  )
+  expected = window(problem, optimizer, TruncatedBPTT(weights), length=2).meta_gradient
+  np.testing.assert_allclose(flat(run(tf.constant(2))), flat(expected), rtol=1e-9)
