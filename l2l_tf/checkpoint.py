@@ -29,6 +29,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     yield
   except (OSError, tf.errors.OpError) as e:
     reason = getattr(e, "strerror", None) or _first_line(e)
+    # TensorFlow: "{{node ...}} the file; No space left on device [Op:SaveV2]".
+    reason = re.sub(r" \[Op:\w+\]$", "", reason).split("; ")[-1]
     raise WriteError(
       f"{str(path)!r} could not be written ({reason}); what was written before is"
       " intact: free some space or permit writing, then start again."
@@ -147,4 +149,4 @@ def _number(path: str) -> int:
 
 def _first_line(error: Exception) -> str:
   lines = str(error).strip().splitlines() or ["no message"]
-  return f"{type(error).__name__}: {lines[0][:200]}"
+  return f"{type(error).__name__}: {lines[0]}"

@@ -50,7 +50,7 @@ _LINEAR = {
 }
 _IMAGES = {
   "preprocess": "log_and_sign",
-  "num_epochs": 400,
+  "num_epochs": 600,
   "clip_norm": 1.0,
   "evaluation_epochs": 32,
   "num_draws": 64,

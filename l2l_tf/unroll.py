@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf import seeds
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
 
@@ -67,7 +68,7 @@ def second_order(problem, params, constants, seed):
 def step_seed(task: Task, step: int | tf.Tensor) -> tf.Tensor:
   """Returns the seed of the mini-batch that theta_step meets."""
   with tf.name_scope("mini_batch"):
-    return tf.random.fold_in(task.seed, step)
+    return seeds.fold_in(task.seed, step)
 
 
 def start(
@@ -75,7 +76,7 @@ def start(
 ) -> tuple[Task, Carry]:
   """Draws the task that `seed` names and evaluates its starting point."""
   with tf.name_scope("init/"):
-    init_seed, batch_seed = tf.unstack(tf.random.split(seed, 2))
+    init_seed, batch_seed = seeds.split(seed, 2)
     params, constants = problem.init(init_seed)
     state = optimizer.initial_state(params)
   task = Task(constants, batch_seed)

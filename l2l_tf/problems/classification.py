@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from l2l_tf import seeds
 from l2l_tf.problems import datasets
 from l2l_tf.problems.base import Parameter, Problem
 
@@ -67,17 +68,13 @@ class MLP(Problem):
 
   def init(self, seed):
     shapes = [p.shape for p in self.parameters()]
-    seeds = tf.unstack(tf.random.split(seed, len(shapes)))
-    draw = tf.random.stateless_normal
     return [
-      draw(shape, s, stddev=self._stddev, dtype=self._dtype)
-      for shape, s in zip(shapes, seeds)
+      seeds.normal(shape, s, self._stddev, self._dtype)
+      for shape, s in zip(shapes, seeds.split(seed, len(shapes)))
     ], []
 
   def __call__(self, params, constants, seed):
-    batch = tf.random.stateless_uniform(
-      [self._batch_size], seed, 0, len(self._dataset.train_images), tf.int32
-    )
+    batch = seeds.integers([self._batch_size], seed, len(self._dataset.train_images))
     images = tf.gather(self._dataset.train_images, batch)
     labels = tf.gather(self._dataset.train_labels, batch)
     return _cross_entropy(self._logits(params, images), labels)

@@ -4,11 +4,13 @@ Andrychowicz et al. 2016, section 3.1; google-deepmind/learning-to-learn,
 problems.py, for `Simple`, `SimpleMulti` and the uniform quadratics.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from l2l_tf import seeds
 from l2l_tf.problems.base import Parameter, Problem
 
 _QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
@@ -76,20 +78,14 @@ class Quadratic(Problem):
     self.num_dims = num_dims
     self._stddev = stddev
     self._dtype = dtype
-    self._draw = (
-      tf.random.stateless_normal
-      if distribution == "normal"
-      else tf.random.stateless_uniform
-    )
+    self._draw = seeds.normal if distribution == "normal" else seeds.uniform
 
   def init(self, seed):
-    seeds = tf.random.split(seed, 3)
+    keys = seeds.split(seed, 3)
     shape = [self.batch_size, self.num_dims]
-    w = self._draw([*shape, self.num_dims], seeds[0], dtype=self._dtype)
-    y = self._draw(shape, seeds[1], dtype=self._dtype)
-    theta = tf.random.stateless_normal(
-      shape, seeds[2], stddev=self._stddev, dtype=self._dtype
-    )
+    w = self._draw([*shape, self.num_dims], keys[0], dtype=self._dtype)
+    y = self._draw(shape, keys[1], dtype=self._dtype)
+    theta = seeds.normal(shape, keys[2], self._stddev, self._dtype)
     return [theta], [w, y]
 
   def task_losses(self, params, constants, seed):
@@ -129,12 +125,12 @@ class Polynomial(Problem):
     self._batch_size = batch_size
 
   def init(self, seed):
-    target = tf.random.stateless_normal([self._num_coefficients], seed)
+    target = seeds.normal([self._num_coefficients], seed)
     return [tf.zeros([self._num_coefficients])], [target]
 
   def __call__(self, params, constants, seed):
     (theta,), (target,) = params, constants
-    x = tf.random.stateless_uniform([self._batch_size, 1], seed, -1.0, 1.0)
+    x = 2.0 * seeds.uniform([self._batch_size, 1], seed) - 1.0
     powers = tf.pow(x, tf.range(self._num_coefficients, dtype=x.dtype))  # [B, C]
     return tf.reduce_mean(tf.square(tf.linalg.matvec(powers, theta - target)))
 
@@ -155,9 +151,12 @@ class Ensemble(Problem):
       weights: one factor per member; all ones by default.
 
     Raises:
-      ValueError: without members, or if the counts differ.
+      ValueError: without members, if the counts differ, or for weights that are not
+        finite.
     """
     weights = [1.0] * len(problems) if weights is None else list(weights)
+    if not all(math.isfinite(w) for w in weights):
+      raise ValueError(f"Ensemble got weights={weights}; they must be finite numbers.")
     if not problems or len(problems) != len(weights):
       raise ValueError(
         f"Ensemble got {len(problems)} problems and {len(weights)} weights; it"
@@ -168,14 +167,22 @@ class Ensemble(Problem):
     self._sizes = [len(p.parameters()) for p in problems]
 
   def init(self, seed):
-    seeds = tf.random.split(seed, len(self._problems))
-    drawn = [p.init(s) for p, s in zip(self._problems, tf.unstack(seeds))]
+    keys = seeds.split(seed, len(self._problems))
+    drawn = [p.init(key) for p, key in zip(self._problems, keys)]
     return [x for params, _ in drawn for x in params], [c for _, c in drawn]
 
   def __call__(self, params, constants, seed):
-    seeds = tf.unstack(tf.random.split(seed, len(self._problems)))
-    members = zip(self._problems, self._weights, self._split(params), constants, seeds)
+    keys = seeds.split(seed, len(self._problems))
+    members = zip(self._problems, self._weights, self._split(params), constants, keys)
     return tf.add_n([w * p(x, c, s) for p, w, x, c, s in members])
+
+  def held_out(self, params, constants):
+    members = zip(self._problems, self._split(params), constants)
+    return {
+      f"problem_{i}/{name}": value
+      for i, (problem, x, c) in enumerate(members)
+      for name, value in problem.held_out(x, c).items()
+    }
 
   def parameters(self):
     return [

@@ -198,7 +198,8 @@ def _closing(run: TrainingRun, values: dict[str, Any]) -> str:
 
 
 def _line(epoch: int, recent: list[float], run: TrainingRun) -> str:
-  return f"epoch {epoch:5d}  final loss {np.mean(recent):.4g}  {_standing(run)}"
+  line = f"epoch {epoch:5d}  final loss {np.mean(recent):.4g}  {_standing(run)}"
+  return line.rstrip()
 
 
 def _standing(run: TrainingRun) -> str:
