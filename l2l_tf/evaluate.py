@@ -93,7 +93,7 @@ def compare(
     num_draws: draws of the problem per optimizer; a draw of quadratics holds a
       batch of them, of most other problems one task.
     seed: names the tasks; the tuning tasks lie on another branch of it.
-    baselines: functions of a learning rate, by name; each is tuned by `tune`.
+    baselines: functions of a learning rate, by name; each as in `tuned_curves`.
     num_tuning_draws: draws on which each rate of the grid runs.
     learning_rates: the grid; a single one is taken as it is.
 

@@ -51,8 +51,7 @@ class MetaTrainer(tf.Module):
       unroll_length: inner steps per window (the paper's 20).
       clip_norm: global norm to which a meta-gradient is clipped.
       seed: names the sequence of tasks.
-      jit_compile: whether XLA compiles the episode. Its random floats differ from
-        TensorFlow's for the same seed, so a seed then names other tasks.
+      jit_compile: whether XLA compiles the episode, anew for each `unroll_length`.
 
     Raises:
       ValueError: for lengths that are not positive or not multiples, or for an
