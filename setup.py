@@ -1,0 +1,54 @@
+"""Declares the package: ranges here, exact versions in requirements.lock."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+_README = pathlib.Path(__file__).parent / "README.md"
+
+setup(
+  name="l2l_tf",
+  version="0.1.0",
+  description="Learned optimizers for TensorFlow 2, Sonnet 2 and Keras 3.",
+  long_description=_README.read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  author="The l2l_tf authors",
+  license="Apache-2.0",
+  packages=find_packages(include=["l2l_tf", "l2l_tf.*"]),
+  package_data={"l2l_tf": ["py.typed"]},
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2.1",
+    "dm-sonnet>=2.0.2,<3",
+    "importlib_resources>=6.4",  # tensorflow-datasets imports, but does not declare it
+    "matplotlib>=3.9",
+    "numpy>=1.26",
+    "scikit-learn>=1.5",
+    "tensorboard>=2.20,<3",  # tensorflow no longer brings it
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.9,<5",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+    "test": ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.12"],
+    "bench": ["jax>=0.5", "torch>=2.6"],
+  },
+  entry_points={
+    "console_scripts": [
+      "l2l-train = l2l_tf.scripts.train:run",
+      "l2l-evaluate = l2l_tf.scripts.evaluate:run",
+    ],
+  },
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Environment :: Console",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
+)
