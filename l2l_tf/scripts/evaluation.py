@@ -16,7 +16,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
   """Runs the comparison, prints its table and writes its results."""
   problem, rate = values["problem"], values["learning_rate"]
   preset = presets.get(problem)
-  learned = load([pathlib.Path(p) for p in values["path"]])
+  learned = load([pathlib.Path(p).expanduser() for p in values["path"]])
   num_draws = values["num_epochs"] or preset.num_draws
   path = directory(values)
   with checkpoint.writing(path):
@@ -37,7 +37,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
   title = f"{problem}: {num_problems} fresh problems" if values["plot"] else None
   with checkpoint.writing(path):
     write_results(curves, set(learned), path, board, title)
-  print(f"\n{num_problems} problems, the same for all; written to {path}/")
+  print(f"\nAll ran on the same problems, {num_problems}; written to {path}/")
 
 
 def load(paths: Sequence[pathlib.Path]) -> dict[str, Optimizer]:
@@ -65,9 +65,9 @@ def baselines(names: Sequence[str]) -> dict[str, Any]:
 def directory(values: Mapping[str, Any]) -> pathlib.Path:
   """Returns where the results go."""
   if values["save_path"]:
-    return pathlib.Path(values["save_path"])
+    return pathlib.Path(values["save_path"]).expanduser()
   if values["path"]:
-    return pathlib.Path(values["path"][0]).parent / "evaluation"
+    return pathlib.Path(values["path"][0]).expanduser().parent / "evaluation"
   return pathlib.Path("tensorboard_logs", values["problem"], "evaluation")
 
 

@@ -2,6 +2,7 @@
 
 from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
 
+import os
 import pathlib
 import time
 from typing import Any
@@ -32,7 +33,8 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
   """Returns the flags' values, those not given taken from the problem's recipe."""
   recipe = presets.get(given["problem"])._asdict()
   values = {k: recipe.get(k) if v is None else v for k, v in given.items()}
-  values["save_path"] = values["save_path"] or f"tensorboard_logs/{values['problem']}"
+  path = values["save_path"] or f"tensorboard_logs/{values['problem']}"
+  values["save_path"] = os.path.expanduser(path)  # Shells leave --save_path=~/x alone.
   if values["initial_path"] is None:
     values["layers"] = [int(units) for units in values["layers"]]
     return values
@@ -101,14 +103,13 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
   print(_opening(run, values))
   if not run.is_finished or values["trace_graph"]:
     checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
+    graph = _graph(run, values) if values["trace_graph"] else None
     with checkpoint.writing(path):
       board = TensorBoard(path)
       if run.resumed_from is None:
         board.flags(values, _HYPER_PARAMETERS)
-      if values["trace_graph"]:
-        t = run.trainer
-        second = values["second_derivatives"]
-        board.graph(trace_graph(t.problem, t.optimizer, second_derivatives=second))
+      if graph is not None:
+        board.graph(graph)
     signal_number = _loop(run, board, values)
     with checkpoint.writing(path):
       board.close()
@@ -116,6 +117,14 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
       return 128 + signal_number
   print(_closing(run, values))
   return 0
+
+
+def _graph(run: TrainingRun, values: dict[str, Any]):
+  return trace_graph(
+    run.trainer.problem,
+    run.trainer.optimizer,
+    second_derivatives=values["second_derivatives"],
+  )
 
 
 def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
@@ -198,7 +207,7 @@ def _closing(run: TrainingRun, values: dict[str, Any]) -> str:
 
 
 def _line(epoch: int, recent: list[float], run: TrainingRun) -> str:
-  line = f"epoch {epoch:5d}  final loss {np.mean(recent):.4g}  {_standing(run)}"
+  line = f"epoch {epoch:5d}  final loss {np.mean(recent):<8.4g}  {_standing(run)}"
   return line.rstrip()
 
 
