@@ -7,10 +7,10 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 RUN_TRAIN = $(VENV)/bin/l2l-train --problem=quadratic \
-  --save_path=tensorboard_logs/quadratic
+  --save_path=tensorboard_logs/quadratic --trace_graph
 RUN_EVALUATE = $(VENV)/bin/l2l-evaluate --problem=quadratic \
   --path=tensorboard_logs/quadratic/optimizer.l2l.npz
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test lint clean

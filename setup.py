@@ -20,6 +20,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "dm-sonnet>=2.0.2,<3",
+    "keras>=3.10,<4",
     "importlib_resources>=6.4",  # tensorflow-datasets imports, but does not declare it
     "matplotlib>=3.9",
     "numpy>=1.26",

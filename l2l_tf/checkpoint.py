@@ -74,6 +74,7 @@ class Checkpointer:
       max_to_keep: how many of the latest checkpoints stay.
     """
     self._directory = pathlib.Path(directory)
+    self._variables = [v for values in variables.values() for v in values]
     self._checkpoint = tf.train.Checkpoint(**{k: list(v) for k, v in variables.items()})
     make = lambda: tf.train.CheckpointManager(
       self._checkpoint, str(directory), max_to_keep=max_to_keep
@@ -106,6 +107,7 @@ class Checkpointer:
       CheckpointError: if checkpoints were finished, but not one can be read.
     """
     paths = self._paths()
+    fresh = [v.numpy() for v in self._variables]
     for path in paths:
       try:
         self._check(path)
@@ -118,6 +120,8 @@ class Checkpointer:
           path,
           _first_line(e),
         )
+        for variable, value in zip(self._variables, fresh):
+          variable.assign(value)  # What it held of use must not stay either.
     # The manager notes a checkpoint once it is whole: of one that it does not know,
     # the process died while saving it.
     finished = {os.path.basename(path) for path in self._manager.checkpoints}
@@ -130,11 +134,11 @@ class Checkpointer:
     return None
 
   def _paths(self) -> list[str]:
-    """All checkpoints, the latest first; the directory tells, not the manager."""
-    found = [str(p)[: -len(".index")] for p in self._directory.glob("ckpt-*.index")]
-    return sorted(
-      (p for p in found if re.search(r"ckpt-\d+$", p)), key=_number, reverse=True
-    )
+    """All checkpoints that the directory or the manager knows, the latest first."""
+    found = {p.stem for p in self._directory.glob("ckpt-*.index")}
+    found |= {os.path.basename(p) for p in self._manager.checkpoints}
+    names = [name for name in found if re.fullmatch(r"ckpt-\d+", name)]
+    return [str(self._directory / n) for n in sorted(names, key=_number, reverse=True)]
 
   def _check(self, path: str) -> None:
     """Reads every tensor, so that nothing is restored from a damaged file."""

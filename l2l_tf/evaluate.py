@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tqdm
+from absl import logging
 
 from l2l_tf import optimizers, seeds
 from l2l_tf import unroll as unroll_lib
@@ -41,21 +42,28 @@ class Runner:
   """Runs one optimizer on tasks of one problem, compiled once."""
 
   def __init__(self, problem: Problem, optimizer: optimizers.Optimizer, num_steps: int):
+    """Remembers what to run; it is compiled at the first call."""
     self._problem = problem
     self._optimizer = optimizer
     self._num_steps = num_steps
     self._compiled = tf.function(self._run, autograph=False)
 
   def __call__(self, seed: int, branch: int, num_draws: int) -> Curves:
-    """Runs on the first `num_draws` draws of the problem below `(seed, branch)`."""
-    drawn = [self._compiled(seeds.make(seed, branch, i)) for i in range(num_draws)]
+    """Runs on the first `num_draws` draws of the problem below `(seed, branch)`.
+
+    Held-out data are evaluated on the branch that is reported, and only there.
+    """
+    held_out = branch == seeds.EVALUATION
+    drawn = [
+      self._compiled(seeds.make(seed, branch, i), held_out) for i in range(num_draws)
+    ]
     losses, held_out = zip(*drawn)  # each of losses is [num_steps + 1, num_tasks]
     return Curves(
       np.concatenate([curve.numpy().T for curve in losses]),
       {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]},
     )
 
-  def _run(self, seed):
+  def _run(self, seed, with_held_out):
     task, carry = unroll_lib.start(self._problem, self._optimizer, seed)
     first = self._task_losses(task, carry)
     carry, losses = unroll_lib.unroll(
@@ -66,7 +74,9 @@ class Runner:
       self._num_steps,
       observe=lambda c, updates: self._task_losses(task, c),
     )
-    held_out = self._problem.held_out(carry.params, task.constants)
+    held_out = {}
+    if with_held_out:
+      held_out = self._problem.held_out(carry.params, task.constants)
     return tf.concat([first[tf.newaxis], losses], axis=0), held_out
 
   def _task_losses(self, task, carry):
@@ -150,10 +160,15 @@ def tuned_curves(
     ValueError: if every rate diverged.
   """
   rate = tf.Variable(learning_rates[0], dtype=tf.float64, trainable=False)
-  runner = Runner(problem, make_optimizer(rate), num_steps)
-
+  # As a schedule, not as the variable: a function of the rate that computed with
+  # the variable would do so once, and every rate would be the first.
+  runner = Runner(problem, make_optimizer(lambda step: rate), num_steps)
   if len(learning_rates) > 1:
     rate.assign(_select(runner, rate, learning_rates, seed, num_tuning_draws))
+    if float(rate) in (min(learning_rates), max(learning_rates)):
+      logging.warning(
+        "The best learning rate, %g, is at the end of the grid; extend the grid.", rate
+      )
   curves = runner(seed, seeds.EVALUATION, num_draws)
   return curves._replace(learning_rate=float(rate))
 

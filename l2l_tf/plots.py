@@ -41,12 +41,13 @@ def learning_curves(
     line = _COLORS[color % len(_COLORS)]
     label = f"{name}  ({c['mean'][-1]:.3g})"
     axes.plot(c["step"], c["mean"], color=line, label=label, **style)
+    axes.plot(c["step"], c["median"], color=line, linewidth=0.9, linestyle=":")
     axes.fill_between(c["step"], c["mean_low"], c["mean_high"], color=line, alpha=0.18)
   axes.set_yscale("log")
   axes.set_ylim(*_limits(curves))
   axes.set_xlim(0, max(c["step"][-1] for c in curves.values()))
   axes.set_xlabel("step")
-  axes.set_ylabel("loss, mean over problems with 95% band")
+  axes.set_ylabel("loss over problems: mean with 95% band, median dotted")
   axes.set_title(title)
   axes.grid(which="major", alpha=0.3)
   axes.grid(which="minor", alpha=0.1)

@@ -5,6 +5,7 @@ Andrychowicz et al. 2016, appendix A. Each maps gradients [N] to features
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,9 @@ class Identity:
   """The gradient times `scale`; F = 1."""
 
   scale: float = 1.0
+
+  def __post_init__(self):
+    _check_scale(self)
 
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
     return self.scale * grads[..., tf.newaxis]
@@ -41,6 +45,7 @@ class Clamp:
         f"Clamp got min_value={self.min_value} and max_value={self.max_value}; the"
         " minimum must be below the maximum."
       )
+    _check_scale(self)
 
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
     scaled = self.scale * grads[..., tf.newaxis]
@@ -79,6 +84,11 @@ class Concat:
 
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
     return tf.concat([part(grads) for part in self.parts], axis=-1)
+
+
+def _check_scale(function: Identity | Clamp) -> None:
+  if not math.isfinite(function.scale):
+    raise ValueError(f"{function} must have a finite scale.")
 
 
 _BY_NAME = {"identity": Identity, "clamp": Clamp, "log_and_sign": LogAndSign}

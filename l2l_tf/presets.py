@@ -1,27 +1,18 @@
 """Plain names: a problem, and the recipe that meta-trains an optimizer for it.
 
-What each recipe reaches, and in what time, stands in README's table.
+What each recipe reaches, and in what time, stands in README's table. Problems are
+imported when one is made: `l2l-train --help` shows recipes without TensorFlow.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-from l2l_tf.problems import (
-  Ensemble,
-  Polynomial,
-  Problem,
-  Quadratic,
-  Simple,
-  SimpleMulti,
-  digits_mlp,
-  mnist_mlp,
-)
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
   """A problem and the settings of its recipe; each is a flag of l2l-train too."""
 
-  make_problem: Callable[[], Problem]
+  problem: str  # a name in `l2l_tf.problems`
+  arguments: Mapping[str, Any]  # of that name
   description: str
   layers: tuple[int, ...] = (20, 20)
   preprocess: str = "log_and_sign+clamp(scale=20,min_value=-5,max_value=5)"
@@ -33,7 +24,13 @@ class Preset(NamedTuple):
   learning_rate: float = 0.003
   clip_norm: float = 0.1
   evaluation_epochs: int = 8
-  num_draws: int = 8
+  num_draws: int = 8  # of an evaluation
+
+  def make_problem(self) -> Any:
+    """Builds the problem, an `l2l_tf.problems.Problem`."""
+    from l2l_tf import problems
+
+    return getattr(problems, self.problem)(**self.arguments)
 
 
 _LINEAR = {
@@ -48,32 +45,37 @@ _LINEAR = {
   "evaluation_epochs": 1,
   "num_draws": 1,
 }
+_SINGLE_TASKS = {"evaluation_epochs": 32, "num_draws": 64}
 _IMAGES = {
   "preprocess": "log_and_sign",
   "num_epochs": 600,
   "clip_norm": 1.0,
-  "evaluation_epochs": 32,
-  "num_draws": 64,
+  **_SINGLE_TASKS,
 }
 
 PRESETS: Mapping[str, Preset] = {
-  "simple": Preset(Simple, "x^2 from x = 1, by a linear optimizer", **_LINEAR),
-  "simple_multi": Preset(SimpleMulti, "x^2 + y^2 from (1, 1), likewise", **_LINEAR),
-  "quadratic": Preset(Quadratic, "the paper's: W, y ~ N(0, 1), 128 x 10-d"),
+  "simple": Preset("Simple", {}, "x^2 from x = 1, by a linear optimizer", **_LINEAR),
+  "simple_multi": Preset(
+    "SimpleMulti", {}, "x^2 + y^2 from (1, 1), likewise", **_LINEAR
+  ),
+  "quadratic": Preset("Quadratic", {}, "the paper's: W, y ~ N(0, 1), 128 x 10-d"),
   "quadratic_uniform": Preset(
-    lambda: Quadratic(distribution="uniform"), "the original code's: W, y ~ U[0, 1)"
+    "Quadratic", {"distribution": "uniform"}, "the original code's: W, y ~ U[0, 1)"
   ),
   "polynomial": Preset(
-    Polynomial, "regression to polynomials of 7 coefficients", layers=(19,)
+    "Polynomial",
+    {},
+    "regression to polynomials of 7 coefficients",
+    layers=(19,),
+    **_SINGLE_TASKS,
   ),
   "ensemble": Preset(
-    lambda: Ensemble([Quadratic(), Quadratic(distribution="uniform")]),
-    "both quadratics at once",
+    "quadratics", {}, "both kinds of quadratics at once", **_SINGLE_TASKS
   ),
   "digits_mlp": Preset(
-    digits_mlp, "scikit-learn's digits, 20 sigmoid units", **_IMAGES
+    "digits_mlp", {}, "scikit-learn's digits, 20 sigmoid units", **_IMAGES
   ),
-  "mnist_mlp": Preset(mnist_mlp, "MNIST, 20 sigmoid units", **_IMAGES),
+  "mnist_mlp": Preset("mnist_mlp", {}, "MNIST, 20 sigmoid units", **_IMAGES),
 }
 
 

@@ -1,6 +1,7 @@
 """What an evaluation says: statistics of learning curves, as table and CSV."""
 
 import csv
+import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from l2l_tf import checkpoint
 from l2l_tf.evaluate import Curves
 
 _Z = 1.96  # 95% of a normal distribution
@@ -32,7 +34,7 @@ class Row(NamedTuple):
   median_final_loss: float
   area: float  # mean over problems and steps: the area under the curve per step
   steps_to_best: int | None  # until the best baseline's final loss is reached
-  ratio_to_best: float | None  # of final losses
+  ratio_to_best: float | None  # of final losses; None without a positive best
   held_out: dict[str, float]  # means over draws
 
 
@@ -88,7 +90,7 @@ def _row(name: str, curves: Curves, best: float | None) -> Row:
     median_final_loss=float(np.median(curves.losses[:, -1])),
     area=mean.value.mean(),
     steps_to_best=int(reached[0]) if len(reached) else None,
-    ratio_to_best=None if best is None else mean.value[-1] / best,
+    ratio_to_best=mean.value[-1] / best if best is not None and best > 0 else None,
     held_out={k: float(v.mean()) for k, v in curves.held_out.items()},
   )
 
@@ -140,21 +142,21 @@ def write(
   """Writes `summary.csv` and `curves.csv`; returns their paths."""
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  summary, points = directory / "summary.csv", directory / "curves.csv"
-  with summary.open("w", newline="") as f:
-    rows = summarize(curves)
-    writer = csv.writer(f)
-    writer.writerow([*Row._fields[:-1], *rows[0].held_out])
-    writer.writerows([*row[:-1], *row.held_out.values()] for row in rows)
-  with points.open("w", newline="") as f:
-    writer = csv.writer(f)
-    bands = [f"{name}{end}" for name in ("mean", "median") for end in _ENDS]
-    writer.writerow(["optimizer", "step", *bands])
-    for name, c in curves.items():
-      columns = [*mean_band(c.losses), *median_band(c.losses)]
-      for step, values in enumerate(zip(*columns)):
-        writer.writerow([name, step, *(f"{v:.9g}" for v in values)])
-  return summary, points
+  rows = summarize(curves)
+  summary = [[*Row._fields[:-1], *rows[0].held_out]]
+  summary += [[*row[:-1], *row.held_out.values()] for row in rows]
+  bands = [f"{name}{end}" for name in ("mean", "median") for end in _ENDS]
+  points = [["optimizer", "step", *bands]]
+  for name, c in curves.items():
+    columns = [*mean_band(c.losses), *median_band(c.losses)]
+    for step, values in enumerate(zip(*columns)):
+      points.append([name, step, *(f"{v:.9g}" for v in values)])
+  paths = directory / "summary.csv", directory / "curves.csv"
+  for path, lines in zip(paths, [summary, points]):
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    checkpoint.write_text(path, text.getvalue())
+  return paths
 
 
 _ENDS = ("", "_low", "_high")

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Epoch(NamedTuple):
   metrics: dict[str, Any]  # of `MetaTrainer.train_episode`
   validation: evaluate.Curves | None  # where this epoch was validated
   is_best: bool  # whether the validation is the best so far
+  seconds: float  # of training alone
 
 
 class TrainingRun:
@@ -142,17 +144,29 @@ class TrainingRun:
 
     Raises:
       WriteError: if a result cannot be written; the former ones stay.
+      ValueError: if not one window of the run was finite by a validation.
     """
     while not self.is_finished:
       number = int(self.epoch) + 1
+      before = time.perf_counter()
       metrics = self.trainer.train_episode(number - 1)
+      seconds = time.perf_counter() - before
       self.epoch.assign(number)
       self.num_skipped.assign_add(int(metrics["skipped"].sum()))
       validation, is_best = None, False
       if number % self._period == 0 or number == self._num_epochs:
+        self._check_progress(len(metrics["skipped"]))
         validation, is_best = self._validate()
         self.save()
-      yield Epoch(number, metrics, validation, is_best)
+      yield Epoch(number, metrics, validation, is_best, seconds)
+
+  def _check_progress(self, num_windows: int) -> None:
+    if int(self.num_skipped) == int(self.epoch) * num_windows:
+      raise ValueError(
+        f"All windows of {int(self.epoch)} epochs were skipped: the loss or its"
+        f" gradient is never finite; check {type(self.trainer.problem).__name__}, or"
+        " give a lower output_scale."
+      )
 
   def _validate(self) -> tuple[evaluate.Curves, bool]:
     curves = self._runner(self.trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
@@ -203,10 +217,10 @@ def _claim(path: pathlib.Path, config: Mapping[str, Any]) -> None:
   if file.exists():
     _compare(file, config)
     return
-  if any(path.glob("checkpoints/ckpt-*")):
+  if (path / OPTIMIZER).exists() or any(path.glob("checkpoints/ckpt-*")):
     raise ConfigurationError(
-      f"{str(path)!r} holds checkpoints but no {_CONFIG}, so it is no run of"
-      " l2l-train; give another save_path."
+      f"{str(path)!r} holds an optimizer or checkpoints but no {_CONFIG}, so it is no"
+      " run of l2l-train; give another save_path."
     )
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)

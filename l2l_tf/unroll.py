@@ -159,7 +159,8 @@ def static_unroll(
     scopes = f"step_{t}/", f"step_{t + 1}/"
     carry, updates = step(problem, optimizer, task, carry, evaluate, scopes)
     records.append(observe(carry, updates) if observe else carry.loss)
-  return carry, tf.nest.map_structure(lambda *x: tf.stack(x), *records)
+  with tf.name_scope("losses"):
+    return carry, tf.nest.map_structure(lambda *x: tf.stack(x), *records)
 
 
 def _evaluate(problem, params, constants, seed):

@@ -19,7 +19,7 @@ from l2l_tf.optimizers import (
   Where,
 )
 from l2l_tf.problems import Problem, Quadratic
-from l2l_tf.unroll import start, static_unroll, unroll
+from l2l_tf.unroll import start, static_unroll, step_seed, unroll
 
 SEED = tf.constant([1, 2])
 LENGTH = 4
@@ -147,7 +147,7 @@ def naive(problem, optimizer, num_steps, stop_gradient):
   """The Jacobian of all losses, [num_steps, number of weights]."""
   task, carry = start(problem, optimizer, SEED)
   theta, state, losses = carry.params, carry.state, []
-  evaluate = lambda t: problem(theta, task.constants, tf.random.fold_in(task.seed, t))
+  evaluate = lambda t: problem(theta, task.constants, step_seed(task, t))
   with tf.GradientTape(persistent=True) as meta_tape:
     for t in range(num_steps):
       with tf.GradientTape() as tape:
@@ -183,7 +183,7 @@ def test_first_order_is_autodiff_with_stopped_gradients(name):
     if name == "linear":
       assert error < 1e-6
     else:
-      assert error > 1e-3
+      assert error > 1e-4
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)

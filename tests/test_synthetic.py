@@ -139,11 +139,10 @@ def test_every_problem_keeps_the_interface(name):
   np.testing.assert_allclose(tf.reduce_mean(losses), loss, rtol=1e-6)
   assert [g.shape for g in grads] == [p.shape for p in params]
   assert problem.held_out(params, constants) == {}
-  if name not in ("polynomial", "ensemble"):  # XLA draws other mini-batches
-    compiled_loss, compiled_grads = compiled(params, constants, seeds.make(1))
-    np.testing.assert_allclose(compiled_loss, loss, rtol=1e-5)
-    for a, b in zip(compiled_grads, grads):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  compiled_loss, compiled_grads = compiled(params, constants, seeds.make(1))
+  np.testing.assert_allclose(compiled_loss, loss, rtol=1e-5)
+  for a, b in zip(compiled_grads, grads):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def polynomial_gram(n):

@@ -47,7 +47,7 @@ def test_the_scopes_read_as_the_papers_figure_2(traced):
     assert {"MatMul", "Sigmoid", "Tanh"} <= found[f"step_{t}/optimizer/lstm_1"]
     assert "MatMul" in found[f"step_{t}/optimizer/linear"]
     assert found[f"step_{t}/optimizer/update"]
-    assert {"StatelessRandomUniformV2", "Mean"} <= found[f"step_{t}/optimizee"]
+    assert {"StatelessRandomUniformFullIntV2", "Mean"} <= found[f"step_{t}/optimizee"]
     assert found[f"step_{t}/gradient"]
   # The last move is judged too, by a loss but by no further move.
   assert "Mean" in found[f"step_{STEPS}/optimizee"]
@@ -61,7 +61,7 @@ def test_the_scopes_read_as_the_papers_figure_2(traced):
 def test_at_the_top_there_is_nothing_else(traced):
   _, graph = traced
   steps = {f"step_{t}" for t in range(STEPS + 1)}
-  named = {"init", "meta_loss", "meta_gradient", "meta_optimizer"}
+  named = {"init", "losses", "meta_loss", "meta_gradient", "meta_optimizer"}
   top = {node.name.split("/")[0] for node in graph.node if "/" in node.name}
   assert steps | named <= top <= steps | named | {"outputs"}
 

@@ -287,7 +287,7 @@ def test_a_damaged_configuration_is_refused(validate, tmp_path, content):
 def test_checkpoints_without_a_configuration_are_refused(validate, tmp_path):
   finish(start(tmp_path, num_epochs=2))
   (tmp_path / "config.json").unlink()
-  message = "holds checkpoints but no config.json"
+  message = "holds an optimizer or checkpoints but no config.json"
   with unchanged(tmp_path), pytest.raises(ConfigurationError, match=message):
     start(tmp_path)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Polynomial, Problem, Quadratic
-from l2l_tf.unroll import start, static_unroll, unroll
+from l2l_tf.unroll import start, static_unroll, step_seed, unroll
 
 SEED = tf.constant([3, 7])
 
@@ -196,9 +196,7 @@ def test_each_step_has_its_own_mini_batch_whatever_the_windows():
   problem, optimizer = Noise(), SGD(0.1)
   task, carry = start(problem, optimizer, SEED)
   _, losses = unroll(problem, optimizer, task, carry, 6)
-  expected = [
-    problem(carry.params, [], tf.random.fold_in(task.seed, t)) for t in range(7)
-  ]
+  expected = [problem(carry.params, [], step_seed(task, t)) for t in range(7)]
   np.testing.assert_array_equal([carry.loss, *losses], expected)
   assert len(set(map(float, expected))) == 7
   windowed = []

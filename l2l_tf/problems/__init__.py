@@ -9,4 +9,5 @@ from l2l_tf.problems.synthetic import (
   Quadratic,
   Simple,
   SimpleMulti,
+  quadratics,
 )

@@ -194,3 +194,9 @@ class Ensemble(Problem):
   def _split(self, params: list[tf.Tensor]) -> list[list[Any]]:
     rest = iter(params)
     return [[next(rest) for _ in range(size)] for size in self._sizes]
+
+
+def quadratics(batch_size: int = 64) -> Ensemble:
+  """Returns both kinds of random quadratics, side by side in one task."""
+  kinds = ("normal", "uniform")
+  return Ensemble([Quadratic(batch_size, distribution=kind) for kind in kinds])

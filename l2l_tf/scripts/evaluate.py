@@ -10,6 +10,7 @@ curves.png and TensorBoard logs.
 
 from absl import flags
 
+from l2l_tf import presets
 from l2l_tf.scripts import launch
 
 # The names in `evaluate.BASELINES`, which cannot be asked without TensorFlow.
@@ -18,7 +19,7 @@ BASELINES = ["SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam"]
 flags.DEFINE_string(
   "problem",
   "quadratic",
-  f"What the optimizers optimize: {', '.join(launch.PROBLEMS)}.",
+  f"What the optimizers optimize: {', '.join(list(presets.PRESETS))}.",
 )
 flags.DEFINE_list("path", [], "Exported optimizers to evaluate, separated by commas.")
 flags.DEFINE_list(
@@ -54,7 +55,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("plot", True, "Whether to draw curves.png.")
 
-launch.one_of("problem", launch.PROBLEMS)
+launch.one_of("problem", list(presets.PRESETS))
 launch.positive_number("learning_rate")
 flags.register_validator(
   "optimizer",

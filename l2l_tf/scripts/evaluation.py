@@ -9,6 +9,7 @@ from typing import Any
 from l2l_tf import checkpoint, export, plots, presets, report
 from l2l_tf import evaluate as evaluate_lib
 from l2l_tf.optimizers import Optimizer
+from l2l_tf.scripts import launch
 from l2l_tf.summaries import TensorBoard
 
 
@@ -21,16 +22,18 @@ def evaluate(values: Mapping[str, Any]) -> None:
   path = directory(values)
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
     board = TensorBoard(path)
+    board.flags(values, ["problem", "num_steps", "seed"])
   curves = evaluate_lib.compare(
     preset.make_problem(),
     learned,
-    values["num_steps"],
-    num_draws,
-    values["seed"],
-    baselines(values["optimizer"]),
-    values["num_tuning_epochs"] or num_draws,
-    [rate] if rate else evaluate_lib.LEARNING_RATES,
+    num_steps=values["num_steps"],
+    num_draws=num_draws,
+    seed=values["seed"],
+    baselines=baselines(values["optimizer"]),
+    num_tuning_draws=values["num_tuning_epochs"] or num_draws,
+    learning_rates=[rate] if rate else evaluate_lib.LEARNING_RATES,
   )
   num_problems = len(next(iter(curves.values())).losses)
   print(report.table(report.summarize(curves)))
@@ -84,6 +87,8 @@ def write_results(
     board.trajectory(name.replace("/", "_"), c.losses.mean(axis=0))
   if title is not None:
     figure = plots.learning_curves(curves_csv, learned, title)
-    figure.savefig(path / "curves.png")
+    temporary = path / ".curves.png"
+    figure.savefig(temporary)
+    temporary.replace(path / "curves.png")
     board.figure("learning curves", figure)
   board.close()

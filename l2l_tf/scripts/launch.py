@@ -13,12 +13,6 @@ from typing import Any
 
 from absl import app, flags, logging
 
-# The names in `presets`, which cannot be asked without TensorFlow.
-PROBLEMS = [
-  "simple", "simple_multi", "quadratic", "quadratic_uniform", "polynomial", "ensemble",
-  "digits_mlp", "mnist_mlp",
-]  # fmt: skip
-
 
 def run(main: Callable[[], int | None], module: str) -> None:
   """Runs `main` through absl.

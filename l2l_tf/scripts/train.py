@@ -12,19 +12,32 @@ import math
 
 from absl import flags
 
+from l2l_tf import presets
 from l2l_tf.scripts import launch
 
-_RECIPE = "by default as the problem's recipe says."
+
+def _recipe(name: str) -> str:
+  """Says a flag's default: the recipes' values, the most common one first."""
+  by_value: dict[str, list[str]] = {}
+  for problem, preset in presets.PRESETS.items():
+    value = getattr(preset, name)
+    text = ",".join(map(str, value)) or "none" if name == "layers" else str(value)
+    by_value.setdefault(text, []).append(problem)
+  (common, _), *others = sorted(by_value.items(), key=lambda item: -len(item[1]))
+  rest = "".join(f"; {', '.join(names)}: {value}" for value, names in others)
+  return f"by default, as the problem's recipe says, {common}{rest}."
+
 
 flags.DEFINE_string(
   "problem",
   "quadratic",
-  f"What the optimizer learns to optimize: {', '.join(launch.PROBLEMS)}.",
+  f"What the optimizer learns to optimize: {', '.join(presets.PRESETS)}.",
 )
 flags.DEFINE_integer(
   "num_epochs",
   None,
-  f"Training epochs, each of which optimizes a fresh task for num_steps; {_RECIPE}",
+  f"Training epochs, each of which optimizes a fresh task for num_steps;"
+  f" {_recipe('num_epochs')}",
   lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -40,7 +53,7 @@ flags.DEFINE_integer(
   "evaluation_epochs",
   None,
   "Fixed tasks, never trained on, whose mean final loss selects the best optimizer;"
-  f" {_RECIPE}",
+  f" {_recipe('evaluation_epochs')}",
   lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -50,28 +63,31 @@ flags.DEFINE_integer(
   lower_bound=1,
 )
 flags.DEFINE_integer(
-  "num_steps", None, f"Inner steps per epoch; {_RECIPE}", lower_bound=1
+  "num_steps", None, f"Inner steps per epoch; {_recipe('num_steps')}", lower_bound=1
 )
 flags.DEFINE_integer(
   "unroll_length",
   None,
   "Inner steps per window of truncated back-propagation, a divisor of num_steps;"
-  f" {_RECIPE}",
+  f" {_recipe('unroll_length')}",
   lower_bound=1,
 )
 flags.DEFINE_float(
-  "learning_rate", None, f"Learning rate of the meta-optimizer, Adam; {_RECIPE}"
+  "learning_rate",
+  None,
+  f"Learning rate of the meta-optimizer, Adam; {_recipe('learning_rate')}",
 )
 flags.DEFINE_enum(
   "schedule",
   "cosine",
   ["cosine", "constant"],
-  "How the learning rate goes: to zero along a cosine, or not at all.",
+  "How the learning rate falls: along a cosine to 2% of itself, or not at all.",
 )
 flags.DEFINE_float(
   "clip_norm",
   None,
-  f"Global norm to which meta-gradients are clipped, inf for no clipping; {_RECIPE}",
+  f"Global norm to which meta-gradients are clipped, inf for no clipping;"
+  f" {_recipe('clip_norm')}",
 )
 flags.DEFINE_enum(
   "meta_loss",
@@ -83,24 +99,27 @@ flags.DEFINE_bool(
   "second_derivatives", False, "Whether to differentiate the optimizee's gradients too."
 )
 flags.DEFINE_list(
-  "layers", None, f"Units of each LSTM layer, empty for a linear optimizer; {_RECIPE}"
+  "layers",
+  None,
+  f"Units of each LSTM layer, empty for a linear optimizer; {_recipe('layers')}",
 )
 flags.DEFINE_string(
   "preprocess",
   None,
   "Features of the gradient: identity, clamp, log_and_sign or several joined by '+',"
-  f" with numbers as in log_and_sign(p=5)+clamp(scale=20); {_RECIPE}",
+  f" with numbers as in log_and_sign(p=5)+clamp(scale=20); {_recipe('preprocess')}",
 )
 flags.DEFINE_float(
   "output_scale",
   None,
-  f"Factor on the LSTM's output, so that first steps are small; {_RECIPE}",
+  f"Factor on the LSTM's output, so that first steps are small;"
+  f" {_recipe('output_scale')}",
 )
 flags.DEFINE_enum(
   "initializer",
   None,
   ["truncated_normal", "zeros"],
-  f"Initial weights of the LSTM; {_RECIPE}",
+  f"Initial weights of the LSTM; {_recipe('initializer')}",
 )
 flags.DEFINE_string(
   "initial_path",
@@ -122,7 +141,7 @@ flags.DEFINE_bool(
   "Also write the graph of one window of five steps, for TensorBoard's Graphs tab.",
 )
 
-launch.one_of("problem", launch.PROBLEMS)
+launch.one_of("problem", list(presets.PRESETS))
 launch.positive_number("learning_rate")
 flags.register_validator(
   "clip_norm", lambda x: x is None or x > 0, "it must be positive; inf turns it off"

@@ -4,7 +4,6 @@ from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
 
 import os
 import pathlib
-import time
 from typing import Any
 
 import keras
@@ -25,6 +24,7 @@ _HYPER_PARAMETERS = [
   "problem", "layers", "preprocess", "output_scale", "learning_rate", "schedule",
   "clip_norm", "num_steps", "unroll_length", "second_derivatives", "seed",
 ]  # fmt: skip
+_FINAL_RATE = 0.02  # of the first one, at the end of the cosine
 _ARCHITECTURE = ["layers", "preprocess", "output_scale", "initializer"]
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
@@ -50,7 +50,7 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
 def build_optimizer(values: dict[str, Any]) -> Optimizer:
   """Builds a fresh optimizer, or loads the one to go on from."""
   if values["initial_path"] is not None:
-    return export.load(values["initial_path"])
+    return export.load(pathlib.Path(values["initial_path"]).expanduser())
   return CoordinatewiseLSTM(
     values["layers"],
     values["preprocess"],
@@ -67,7 +67,7 @@ def build_trainer(values: dict[str, Any]) -> MetaTrainer:
   if values["schedule"] == "cosine":
     num_windows = values["num_steps"] // values["unroll_length"]
     num_updates = values["num_epochs"] * num_windows
-    rate = keras.optimizers.schedules.CosineDecay(rate, num_updates, 0.02)
+    rate = keras.optimizers.schedules.CosineDecay(rate, num_updates, _FINAL_RATE)
   weights = {"sum": meta_gradients.all_ones, "last": meta_gradients.last_only}
   return MetaTrainer(
     presets.get(values["problem"]).make_problem(),
@@ -76,11 +76,11 @@ def build_trainer(values: dict[str, Any]) -> MetaTrainer:
     meta_gradients.TruncatedBPTT(
       weights[values["meta_loss"]], values["second_derivatives"]
     ),
-    values["num_steps"],
-    values["unroll_length"],
-    values["clip_norm"],
-    values["seed"],
-    values["jit_compile"],
+    num_steps=values["num_steps"],
+    unroll_length=values["unroll_length"],
+    clip_norm=values["clip_norm"],
+    seed=values["seed"],
+    jit_compile=values["jit_compile"],
   )
 
 
@@ -90,10 +90,10 @@ def build_run(values: dict[str, Any]) -> TrainingRun:
     build_trainer(values),
     values["save_path"],
     {k: v for k, v in values.items() if k not in _PRESENTATION},
-    values["num_epochs"],
-    values["evaluation_period"],
-    values["evaluation_epochs"],
-    values["patience"],
+    num_epochs=values["num_epochs"],
+    evaluation_period=values["evaluation_period"],
+    evaluation_epochs=values["evaluation_epochs"],
+    patience=values["patience"],
   )
 
 
@@ -101,14 +101,14 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
   """Trains to the end or to a signal, with logs; returns the exit code."""
   path = pathlib.Path(values["save_path"])
   print(_opening(run, values))
-  if not run.is_finished or values["trace_graph"]:
+  if not run.is_finished:
     checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
     graph = _graph(run, values) if values["trace_graph"] else None
     with checkpoint.writing(path):
       board = TensorBoard(path)
       if run.resumed_from is None:
         board.flags(values, _HYPER_PARAMETERS)
-      if graph is not None:
+      if graph is not None and run.resumed_from is None:
         board.graph(graph)
     signal_number = _loop(run, board, values)
     with checkpoint.writing(path):
@@ -140,10 +140,8 @@ def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
       dynamic_ncols=True,
     ) as bar,
   ):
-    before = time.perf_counter()
     for epoch in run.epochs():
-      seconds = time.perf_counter() - before
-      _log(run, board, epoch, seconds, values["save_path"])
+      _log(run, board, epoch, values["save_path"])
       recent.append(float(epoch.metrics["losses"][-1]))
       if epoch.number % values["log_period"] == 0:
         bar.write(_line(epoch.number, recent, run))
@@ -156,17 +154,14 @@ def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
           f"Stopped after epoch {epoch.number}; the same command goes on from there."
         )
         return received[0]
-      before = time.perf_counter()
   return 0
 
 
-def _log(
-  run: TrainingRun, board: TensorBoard, epoch: Epoch, seconds: float, path: str
-) -> None:
+def _log(run: TrainingRun, board: TensorBoard, epoch: Epoch, path: str) -> None:
   """Writes TensorBoard's logs; if they cannot be written, the run still is saved."""
   try:
     with checkpoint.writing(path):
-      board.training(epoch.number, epoch.metrics, 1.0 / seconds)
+      board.training(epoch.number, epoch.metrics, 1.0 / epoch.seconds)
       if epoch.validation is not None:
         board.validation(epoch.number, epoch.validation.losses)
         board.flush()

@@ -1,0 +1,145 @@
+"""Meta-training in JAX: everything under one `jit`, steps and windows scanned."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+VERSION = f"jax {jax.__version__}"
+_FORGET_BIAS = 1.0
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
+
+
+class Problem(NamedTuple):
+  """A distribution of tasks."""
+
+  draw: Callable[[jax.Array], tuple[jax.Array, Any]]  # key -> (theta, constants)
+  loss: Callable[[jax.Array, Any], jax.Array]  # of theta of any shape
+
+
+def quadratic(batch_size: int, num_dims: int) -> Problem:
+  """The mean over the batch of ||W theta - y||^2."""
+
+  def draw(key):
+    w_key, y_key, theta_key = jax.random.split(key, 3)
+    w = jax.random.normal(w_key, (batch_size, num_dims, num_dims))
+    y = jax.random.normal(y_key, (batch_size, num_dims))
+    return 0.01 * jax.random.normal(theta_key, (batch_size, num_dims)), (w, y)
+
+  def loss(theta, constants):
+    w, y = constants
+    residual = jnp.einsum("bij,bj->bi", w, theta) - y
+    return jnp.mean(jnp.sum(residual**2, axis=1))
+
+  return Problem(draw, loss)
+
+
+class AdamState(NamedTuple):
+  step: jax.Array
+  first: Any
+  second: Any
+
+
+class MetaTraining:
+  """What `l2l_tf.meta_train.MetaTrainer` does by default."""
+
+  def __init__(
+    self,
+    problem: Problem,
+    weights: Sequence[np.ndarray],
+    num_steps: int,
+    unroll_length: int,
+    learning_rate: float,
+  ):
+    """Takes weights in the order of `CoordinatewiseLSTM.trainable_variables`."""
+    self._problem = problem
+    self._phi = [jnp.asarray(w) for w in weights]
+    zeros = jax.tree.map(jnp.zeros_like, self._phi)
+    self._adam = AdamState(jnp.zeros([]), zeros, zeros)
+    window = partial(_window_loss, problem.loss, unroll_length)
+    self._differentiate = jax.jit(jax.value_and_grad(window, has_aux=True))
+    train = partial(
+      _train, problem.loss, window, num_steps // unroll_length, learning_rate
+    )
+    self._train_on = jax.jit(train)
+    self._train_on_fresh = jax.jit(
+      lambda phi, adam, key: train(phi, adam, *problem.draw(key))
+    )
+
+  def first_window(self, theta, constants) -> tuple[float, list[np.ndarray]]:
+    """Returns the meta-loss and the meta-gradient, and updates nothing."""
+    inner = _start(self._problem.loss, self._phi, theta, constants)
+    (meta_loss, _), grads = self._differentiate(self._phi, inner, constants)
+    return float(meta_loss), [np.asarray(g) for g in grads]
+
+  def train_on(self, theta, constants) -> np.ndarray:
+    """Trains on a given task; returns the meta-loss of each window."""
+    outer, meta_losses = self._train_on(self._phi, self._adam, theta, constants)
+    self._phi, self._adam = outer
+    return np.asarray(meta_losses)
+
+  def epoch(self, seed: int) -> np.ndarray:
+    """Trains on a fresh task; returns the meta-loss of each window."""
+    key = jax.random.key(seed)
+    outer, meta_losses = self._train_on_fresh(self._phi, self._adam, key)
+    self._phi, self._adam = jax.block_until_ready(outer)
+    return np.asarray(meta_losses)
+
+
+def _train(loss, window, num_windows, learning_rate, phi, adam, theta, constants):
+  def body(carry, _):
+    phi, adam, inner = carry
+    differentiate = jax.value_and_grad(window, has_aux=True)
+    (meta_loss, inner), grads = differentiate(phi, inner, constants)
+    phi, adam = _adam_step(phi, adam, grads, learning_rate)
+    return (phi, adam, inner), meta_loss
+
+  carry = (phi, adam, _start(loss, phi, theta, constants))
+  (phi, adam, _), meta_losses = jax.lax.scan(body, carry, length=num_windows)
+  return (phi, adam), meta_losses
+
+
+def _start(loss, phi, theta, constants):
+  _, *layers, _ = phi
+  state = [(jnp.zeros([theta.size, w_h.shape[0]]),) * 2 for w_h in layers[1::3]]
+  return theta, state, jax.grad(loss)(theta, constants)
+
+
+def _window_loss(loss, length, phi, inner, constants):
+  def body(inner, _):
+    theta, state, grads = inner
+    update, state = _optimizer(phi, grads, state)
+    theta = theta + update
+    value, grads = jax.value_and_grad(loss)(theta, constants)
+    return (theta, state, jax.lax.stop_gradient(grads)), value
+
+  inner, losses = jax.lax.scan(body, inner, length=length)
+  return jnp.sum(losses), inner
+
+
+def _optimizer(phi, grads, state):
+  b, *layers, w = phi
+  x, next_state = grads.reshape(-1, 1), []
+  for i, (h, c) in enumerate(state):
+    w_x, w_h, bias = layers[3 * i : 3 * i + 3]
+    gates = jnp.split(x @ w_x + h @ w_h + bias, 4, axis=1)
+    i_gate, f_gate, o_gate = map(
+      jax.nn.sigmoid, (gates[0], gates[1] + _FORGET_BIAS, gates[2])
+    )
+    c = f_gate * c + i_gate * jnp.tanh(gates[3])
+    x = o_gate * jnp.tanh(c)
+    next_state.append((x, c))
+  return (x @ w + b).reshape(grads.shape), next_state
+
+
+def _adam_step(phi, adam, grads, learning_rate):
+  step = adam.step + 1
+  mean = lambda beta: lambda old, new: beta * old + (1 - beta) * new
+  first = jax.tree.map(mean(_BETA_1), adam.first, grads)
+  second = jax.tree.map(mean(_BETA_2), adam.second, [g**2 for g in grads])
+  rate = learning_rate * jnp.sqrt(1 - _BETA_2**step) / (1 - _BETA_1**step)
+  move = lambda p, m, v: p - rate * m / (jnp.sqrt(v) + _EPSILON)
+  return jax.tree.map(move, phi, first, second), AdamState(step, first, second)

@@ -1,0 +1,115 @@
+"""Meta-training in PyTorch: eager, functional, gradients by `torch.autograd`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+VERSION = f"torch {torch.__version__}"
+_FORGET_BIAS = 1.0
+
+
+class Problem(NamedTuple):
+  """A distribution of tasks."""
+
+  draw: Callable[[torch.Generator], tuple[torch.Tensor, Any]]  # (theta, constants)
+  loss: Callable[[torch.Tensor, Any], torch.Tensor]  # of theta of any shape
+
+
+def quadratic(batch_size: int, num_dims: int) -> Problem:
+  """The mean over the batch of ||W theta - y||^2."""
+
+  def draw(generator):
+    w = torch.randn(batch_size, num_dims, num_dims, generator=generator)
+    y = torch.randn(batch_size, num_dims, generator=generator)
+    return 0.01 * torch.randn(batch_size, num_dims, generator=generator), (w, y)
+
+  def loss(theta, constants):
+    w, y = constants
+    residual = torch.bmm(w, theta.unsqueeze(2)).squeeze(2) - y
+    return residual.square().sum(dim=1).mean()
+
+  return Problem(draw, loss)
+
+
+class MetaTraining:
+  """What `l2l_tf.meta_train.MetaTrainer` does by default."""
+
+  def __init__(
+    self,
+    problem: Problem,
+    weights: Sequence[np.ndarray],
+    num_steps: int,
+    unroll_length: int,
+    learning_rate: float,
+  ):
+    """Takes weights in the order of `CoordinatewiseLSTM.trainable_variables`."""
+    self._problem = problem
+    self._phi = [torch.tensor(w, requires_grad=True) for w in weights]
+    self._meta_optimizer = torch.optim.Adam(self._phi, learning_rate, eps=1e-7)
+    self._num_windows = num_steps // unroll_length
+    self._length = unroll_length
+
+  def first_window(self, theta, constants) -> tuple[float, list[np.ndarray]]:
+    """Returns the meta-loss and the meta-gradient, and updates nothing."""
+    theta, constants = torch.tensor(theta), [torch.tensor(c) for c in constants]
+    meta_loss, _ = self._window(self._start(theta, constants), constants)
+    grads = torch.autograd.grad(meta_loss, self._phi)
+    return meta_loss.item(), [g.numpy() for g in grads]
+
+  def train_on(self, theta, constants) -> np.ndarray:
+    """Trains on a given task; returns the meta-loss of each window."""
+    return self._train(torch.tensor(theta), [torch.tensor(c) for c in constants])
+
+  def epoch(self, seed: int) -> np.ndarray:
+    """Trains on a fresh task; returns the meta-loss of each window."""
+    return self._train(*self._problem.draw(torch.Generator().manual_seed(seed)))
+
+  def _train(self, theta, constants):
+    inner, meta_losses = self._start(theta, constants), []
+    for _ in range(self._num_windows):
+      meta_loss, inner = self._window(inner, constants)
+      self._meta_optimizer.zero_grad()
+      meta_loss.backward()
+      self._meta_optimizer.step()
+      meta_losses.append(meta_loss.item())
+    return np.array(meta_losses)
+
+  def _start(self, theta, constants):
+    theta = theta.detach().requires_grad_()
+    (grads,) = torch.autograd.grad(self._problem.loss(theta, constants), theta)
+    _, *layers, _ = self._phi
+    state = [
+      (torch.zeros(theta.numel(), len(w_h)), torch.zeros(theta.numel(), len(w_h)))
+      for w_h in layers[1::3]
+    ]
+    return theta.detach(), state, grads
+
+  def _window(self, inner, constants):
+    theta, state, grads = inner
+    losses = []
+    for _ in range(self._length):
+      update, state = _optimizer(self._phi, grads, state)
+      theta = theta + update
+      losses.append(self._problem.loss(theta, constants))
+      (grads,) = torch.autograd.grad(losses[-1], theta, retain_graph=True)
+    state = [(h.detach(), c.detach()) for h, c in state]
+    return torch.stack(losses).sum(), (theta.detach(), state, grads)
+
+
+def _optimizer(phi, grads, state):
+  b, *layers, w = phi
+  x, next_state = grads.reshape(-1, 1), []
+  for i, (h, c) in enumerate(state):
+    w_x, w_h, bias = layers[3 * i : 3 * i + 3]
+    gates = torch.addmm(torch.addmm(bias, x, w_x), h, w_h).chunk(4, dim=1)
+    i_gate, f_gate, o_gate = (
+      gates[0].sigmoid(),
+      (gates[1] + _FORGET_BIAS).sigmoid(),
+      gates[2].sigmoid(),
+    )
+    c = f_gate * c + i_gate * gates[3].tanh()
+    x = o_gate * c.tanh()
+    next_state.append((x, c))
+  return torch.addmm(b, x, w).reshape(grads.shape), next_state
