@@ -336,7 +336,7 @@ def test_a_run_that_always_diverges_says_so(forks, tmp_path):
     "--preprocess=identity(scale=1e38)", "--initializer=truncated_normal",
     "--output_scale=1e38", f"--save_path={tmp_path / 'run'}",
   )  # fmt: skip
-  ended.assert_mistake("Not one validation", "finite", "--learning_rate")
+  ended.assert_mistake("All windows of 2 epochs were skipped", "finite", "output_scale")
 
 
 COUNTS = [
