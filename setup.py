@@ -9,7 +9,7 @@ _README = pathlib.Path(__file__).parent / "README.md"
 setup(
   name="l2l_tf",
   version="0.1.0",
-  description="Learned optimizers for TensorFlow 2, Sonnet 2 and Keras 3.",
+  description="Learned optimizers for TensorFlow 2 and Sonnet 2.",
   long_description=_README.read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   author="The l2l_tf authors",

@@ -1,4 +1,4 @@
-"""Learned optimizers for TensorFlow 2, Sonnet 2 and Keras 3."""
+"""Learned optimizers for TensorFlow 2 and Sonnet 2."""
 
 import importlib
 

@@ -18,7 +18,7 @@ class Preset(NamedTuple):
   preprocess: str = "log_and_sign+clamp(scale=20,min_value=-5,max_value=5)"
   output_scale: float = 0.1
   initializer: str = "truncated_normal"
-  num_epochs: int = 1000
+  num_epochs: int = 600
   num_steps: int = 100
   unroll_length: int = 10
   learning_rate: float = 0.003
@@ -48,7 +48,6 @@ _LINEAR = {
 _SINGLE_TASKS = {"evaluation_epochs": 32, "num_draws": 64}
 _IMAGES = {
   "preprocess": "log_and_sign",
-  "num_epochs": 600,
   "clip_norm": 1.0,
   **_SINGLE_TASKS,
 }
