@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from l2l_tf import export
+
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts.{} import run; run()"
 NUM_EPOCHS, PERIOD = 90, 3
@@ -519,6 +521,23 @@ def exported(reference, tmp_path):
 def rows(file):
   with file.open(newline="") as f:
     return list(csv.DictReader(f))
+
+
+def test_a_run_goes_on_from_an_export_with_its_architecture(forks, exported, tmp_path):
+  path = tmp_path / exported[0]
+  # fmt: off
+  flags = [
+    "train", "--problem=simple", "--num_epochs=1", "--num_steps=2", "--unroll_length=2",
+    f"--initial_path={path}", f"--save_path={tmp_path / 'on'}",
+  ]
+  # fmt: on
+  forks.run(*flags, "--layers=4").assert_mistake("--layers", "--initial_path")
+  ended = forks.run(*flags)
+  assert ended.code == 0, ended.err
+  first, then = export.load(path), export.load(tmp_path / "on/optimizer.l2l.npz")
+  assert then.config == first.config
+  moved = [np.abs(a - b).max() for a, b in zip(first.variables, then.variables)]
+  assert 0 < max(moved) < 0.02  # one step of Adam at 0.01, not other weights
 
 
 def test_an_evaluation_prints_and_writes_its_results(forks, exported, tmp_path):
