@@ -53,9 +53,9 @@ class Runner:
 
     Held-out data are evaluated on the branch that is reported, and only there.
     """
-    held_out = branch == seeds.EVALUATION
+    reported = branch == seeds.EVALUATION
     drawn = [
-      self._compiled(seeds.make(seed, branch, i), held_out) for i in range(num_draws)
+      self._compiled(seeds.make(seed, branch, i), reported) for i in range(num_draws)
     ]
     losses, held_out = zip(*drawn)  # each of losses is [num_steps + 1, num_tasks]
     return Curves(

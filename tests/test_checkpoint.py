@@ -1,13 +1,12 @@
-import contextlib
 import logging
 import pathlib
 import random
-import resource
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from disk import largest_file
 
 from l2l_tf import checkpoint
 from l2l_tf.checkpoint import Checkpointer, CheckpointError, WriteError
@@ -32,17 +31,6 @@ def variables(shift=0):
 
 def bits(held):
   return {k: [v.numpy().tobytes() for v in values] for k, values in held.items()}
-
-
-@contextlib.contextmanager
-def largest_file(num_bytes):
-  """A disk on which no file can grow beyond `num_bytes`."""
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture

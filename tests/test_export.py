@@ -7,13 +7,13 @@ import os
 import pathlib
 import pickle
 import re
-import resource
 import stat
 import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from disk import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -288,14 +288,12 @@ def test_an_optimizer_that_would_not_load_again_is_refused(path, monkeypatch):
 
 def test_a_full_disk_leaves_the_old_file(path):
   large = CoordinatewiseLSTM((40,))
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  with unchanged(path):
-    try:
-      resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
-      with pytest.raises(OSError, match="File too large"):
-        export.save(large, path)
-    finally:
-      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  with (
+    unchanged(path),
+    largest_file(path.stat().st_size),
+    pytest.raises(OSError, match="File too large"),
+  ):
+    export.save(large, path)
   assert_same(export.load(path), small())
 
 

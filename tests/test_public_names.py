@@ -46,4 +46,4 @@ def test_importing_the_package_alone_is_quick():
     "heavy = {'tensorflow', 'sonnet', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
     "assert not heavy, heavy"
   )
-  subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+  assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -4,7 +4,6 @@ Starting Python with TensorFlow takes seconds. Most processes here are therefore
 forked from one that has imported it, and nothing else, beforehand.
 """
 
-import contextlib
 import csv
 import json
 import os
@@ -20,6 +19,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from disk import unchanged
 
 from l2l_tf import export
 
@@ -188,16 +188,6 @@ def latest(path):
   """Number of the last checkpoint."""
   found = (path / "checkpoints").glob("ckpt-*.index")
   return max((int(p.stem.split("-")[1]) for p in found), default=0)
-
-
-@contextlib.contextmanager
-def unchanged(path):
-  def state():
-    return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in path.rglob("*")}
-
-  before = state()
-  yield
-  assert state() == before
 
 
 def test_a_run_shows_its_progress_and_nothing_else(reference):

@@ -1,13 +1,12 @@
-import contextlib
 import json
 import os
-import resource
 import shutil
 import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from disk import largest_file, unchanged
 
 from l2l_tf import evaluate, export, seeds
 from l2l_tf.checkpoint import CheckpointError, WriteError
@@ -56,29 +55,6 @@ def validate(monkeypatch):
 
   set_losses(lambda optimizer: float(abs(optimizer.variables[0].numpy().sum() - 1.0)))
   return set_losses
-
-
-@contextlib.contextmanager
-def largest_file(num_bytes):
-  """A disk on which no file can grow beyond `num_bytes`."""
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@contextlib.contextmanager
-def unchanged(path):
-  """Whatever happens inside, no file below `path` is another one after it."""
-
-  def state():
-    return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in path.rglob("*")}
-
-  before = state()
-  yield
-  assert state() == before
 
 
 def start(path, num_epochs=10, trainer=None, config=CONFIG, **kwargs):
