@@ -76,6 +76,41 @@ class TruncatedBPTT:
       ValueError: if the weights are a sequence of another length;
         InvalidArgumentError, when run, if the length is a tensor.
     """
+    is_recordable = optimizer.reads_gradients_alone and not self.second_derivatives
+    # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
+    if is_recordable and self.unroll is unroll_lib.unroll:
+      return self._recorded(problem, optimizer, task, carry, length, observe)
+    return self._taped(problem, optimizer, task, carry, length, observe)
+
+  def _recorded(self, problem, optimizer, task, carry, length, observe):
+    """Runs without a tape, then back-propagates over the gradients that it met."""
+
+    def run(task, carry, length):
+      return self.unroll(
+        problem,
+        optimizer,
+        task,
+        carry,
+        length,
+        lambda c, updates: (c.loss, optimizer.record(c.grads), observe(c, updates)),
+        unroll_lib.second_order,  # No tape is there to be stopped.
+      )
+
+    if problem.jit_compile:
+      run = tf.function(run, jit_compile=True, autograph=False)
+    end, (losses, later, observed) = run(task, carry, length)
+    weights = self._weights_of(length, losses.dtype)
+    with tf.name_scope("meta_gradient"):
+      recorded = tf.nest.map_structure(
+        lambda first, rest: tf.concat([first[tf.newaxis], rest], axis=0),
+        optimizer.record(carry.grads),
+        later,
+      )
+      gradient = optimizer.sequence_gradient(recorded, carry.state, weights)
+    return Window(gradient, tf.reduce_sum(weights * losses), end, observed)
+
+  def _taped(self, problem, optimizer, task, carry, length, observe):
+    """Differentiates the unroll itself."""
     phi = optimizer.trainable_variables
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)

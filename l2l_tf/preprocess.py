@@ -86,6 +86,13 @@ class Concat:
     return tf.concat([part(grads) for part in self.parts], axis=-1)
 
 
+def is_elementwise(preprocess: Preprocess) -> bool:
+  """Whether each entry's features are known to depend on that entry alone."""
+  if isinstance(preprocess, Concat):
+    return all(map(is_elementwise, preprocess.parts))
+  return isinstance(preprocess, Identity | Clamp | LogAndSign)
+
+
 def _check_scale(function: Identity | Clamp) -> None:
   if not math.isfinite(function.scale):
     raise ValueError(f"{function} must have a finite scale.")

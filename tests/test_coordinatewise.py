@@ -123,8 +123,8 @@ def test_kernels_are_laid_out_as_an_explicit_loop_says():
       for grads, update in zip(gradients, updates):
         kernel = grads[i].numpy()[:, :, c_in, c_out]
         entries = [kernel[y, x] for y in range(3) for x in range(2)]
-        row = np.concatenate([features(tf.constant([e]))[0] for e in entries])
-        output, state = network(tf.constant([row]), state)
+        column = np.concatenate([features(tf.constant([e]))[0] for e in entries])
+        output, state = network(tf.constant(column[:, np.newaxis]), state)
         expected = np.reshape(output, [3, 2])
         np.testing.assert_allclose(update[i][:, :, c_in, c_out], expected, **TOLERANCE)
 
@@ -211,14 +211,14 @@ def test_parameters_of_different_dtypes_share_one_optimizer():
   np.testing.assert_allclose(tf.cast(low, tf.float32), high, rtol=1e-2)
 
 
-def test_the_state_has_a_row_per_coordinate_or_kernel():
-  rows = [
-    s.hidden.shape[0]
+def test_the_state_has_a_column_per_coordinate_or_kernel():
+  columns = [
+    s.hidden.shape[1]
     for s in COORDINATEWISE.initial_state([normal([2, 3]), normal([])])
   ]
-  assert rows == [7, 7]
+  assert columns == [7, 7]
   (state,) = KERNELWISE.initial_state([normal([3, 2, 4, 5])])
-  assert isinstance(state, LSTMState) and state.cell.shape == [20, 4]
+  assert isinstance(state, LSTMState) and state.cell.shape == [4, 20]
 
 
 def test_diagnostics_report_the_gates_without_taking_a_step():

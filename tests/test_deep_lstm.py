@@ -13,7 +13,10 @@ def sigmoid(x):
 
 
 def numpy_network(weights, num_layers, x, state):
-  """Zaremba et al. 2014, equations 4-6, gate by gate; then the linear map."""
+  """Zaremba et al. 2014, equations 4-6, gate by gate; then the linear map.
+
+  Its batch is the first axis.
+  """
   *layers, w, b = weights
   next_state = []
   for i in range(num_layers):
@@ -54,12 +57,12 @@ def test_equals_a_numpy_rederivation_over_several_steps(layers):
   expected_state = [(np.zeros([5, n]), np.zeros([5, n])) for n in layers]
   for _ in range(4):
     x = rng.normal(size=[5, 2])
-    outputs, state = network(tf.constant(x), state)
+    outputs, state = network(tf.constant(x.T), state)
     expected, expected_state = numpy_network(weights, len(layers), x, expected_state)
-    np.testing.assert_allclose(outputs, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(outputs, expected.T, rtol=1e-12, atol=1e-14)
   for (h, c), (expected_h, expected_c) in zip(state, expected_state):
-    np.testing.assert_allclose(h, expected_h, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(c, expected_c, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(h, expected_h.T, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(c, expected_c.T, rtol=1e-12, atol=1e-14)
 
 
 def test_agrees_with_sonnet_s_lstm_given_its_weights():
@@ -77,12 +80,14 @@ def test_agrees_with_sonnet_s_lstm_given_its_weights():
   forget = tf.repeat([0.0, 1.0, 0.0, 0.0], units)
   w_x, w_h = reorder(theirs.input_to_hidden), reorder(theirs.hidden_to_hidden)
   b = reorder(theirs.b) - forget
-  state = LSTMState(tf.zeros([6, units]), tf.zeros([6, units]))
+  state = LSTMState(tf.zeros([units, 6]), tf.zeros([units, 6]))
   for _ in range(4):
     hidden, their_state = theirs(x, their_state)
-    state, _ = lstm_step(x, state, w_x, w_h, b)
-    np.testing.assert_allclose(state.hidden, hidden, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(state.cell, their_state.cell, rtol=1e-5, atol=1e-6)
+    state, _ = lstm_step(tf.transpose(x), state, w_x, w_h, b)
+    np.testing.assert_allclose(tf.transpose(state.hidden), hidden, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+      tf.transpose(state.cell), their_state.cell, rtol=1e-5, atol=1e-6
+    )
     x = tf.roll(x, 1, axis=0)
 
 
@@ -124,8 +129,8 @@ def test_weights_are_truncated_normal_with_the_fan_in_s_stddev():
 def test_zeros_start_at_zero_and_stay_there():
   network = make("zeros", layers=(3,))
   assert not any(np.any(v.numpy()) for v in network.variables)
-  outputs, _ = network(tf.ones([4, 2]), network.initial_state(4))
-  np.testing.assert_array_equal(outputs, np.zeros([4, 1]))
+  outputs, _ = network(tf.ones([2, 4]), network.initial_state(4))
+  np.testing.assert_array_equal(outputs, np.zeros([1, 4]))
 
 
 def test_an_unknown_initializer_is_an_error():
@@ -140,13 +145,13 @@ def test_sonnet_finds_every_weight_once():
 
 def test_the_initial_state_is_zero():
   for state, units in zip(make(layers=(3, 2)).initial_state(4), [3, 2]):
-    np.testing.assert_array_equal(state.hidden, np.zeros([4, units]))
-    np.testing.assert_array_equal(state.cell, np.zeros([4, units]))
+    np.testing.assert_array_equal(state.hidden, np.zeros([units, 4]))
+    np.testing.assert_array_equal(state.cell, np.zeros([units, 4]))
 
 
 def test_saturation_is_the_fraction_of_gates_near_zero_or_one():
   network = make("zeros", layers=(4,))
-  x, state = tf.ones([3, 2]), network.initial_state(3)
+  x, state = tf.ones([2, 3]), network.initial_state(3)
   assert set(network.saturation(x, state)) == {
     "lstm_1/input_gate",
     "lstm_1/forget_gate",
@@ -172,7 +177,7 @@ def test_scopes_lie_below_the_caller_s_and_number_the_layers():
     return x
 
   names = [
-    op.name for op in run.get_concrete_function(tf.ones([1, 2])).graph.get_operations()
+    op.name for op in run.get_concrete_function(tf.ones([2, 1])).graph.get_operations()
   ]
   for scope in ("lstm_1", "lstm_2", "linear"):
     for i in range(2):

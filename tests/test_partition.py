@@ -113,8 +113,8 @@ def test_the_order_of_the_routes_does_not_matter(order):
 def test_the_state_is_a_tuple_of_the_members_states():
   optimizer = conv_and_rest()
   kernels, biases, rest = optimizer.initial_state(normal())
-  assert [s.hidden.shape for s in kernels] == [[2, 3]]
-  assert [s.hidden.shape for s in biases] == [[6, 2]]
+  assert [s.hidden.shape for s in kernels] == [[3, 2]]
+  assert [s.hidden.shape for s in biases] == [[2, 6]]
   assert [s.shape for s in rest.slots[0]] == [[2, 4], []]
 
 

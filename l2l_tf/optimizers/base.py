@@ -21,6 +21,10 @@ class Optimizer(snt.Module, abc.ABC):
   the caller carries.
   """
 
+  # Whether the updates depend on nothing but the gradients, the state and phi. Then
+  # first-order meta-gradients need no tape through the optimizee.
+  reads_gradients_alone = False
+
   @property
   def name_scope(self) -> contextlib.AbstractContextManager[None]:
     # Sonnet would enter one absolute scope per module. The caller names the
@@ -55,6 +59,46 @@ class Optimizer(snt.Module, abc.ABC):
     Returns:
       `(updates, next_state)`; the caller sets theta <- theta + update.
     """
+
+  def record(self, grads: list[tf.Tensor]) -> Any:
+    """Returns of `grads` what `sequence_gradient` needs, a nest of tensors."""
+    return grads
+
+  def sequence_gradient(
+    self, recorded: Any, state: Any, loss_weights: tf.Tensor
+  ) -> list[tf.Tensor]:
+    """The first-order meta-gradient of a window, from the gradients met in it.
+
+    For an optimizer that `reads_gradients_alone`, whose update u_t reaches the
+    meta-loss only through the later parameters: dL/du_t = sum_{k > t} w_k g_k.
+
+    Args:
+      recorded: of g_0, ..., g_T, what `record` returns; each [T + 1, ...].
+      state: before the optimizer read g_0.
+      loss_weights: w_1, ..., w_T of the meta-loss sum_t w_t f(theta_t); [T].
+
+    Returns:
+      Its gradient with respect to each of `trainable_variables`.
+    """
+    phi = self.trainable_variables
+    num_steps = tf.shape(loss_weights)[0]
+    weigh = lambda g: tf.einsum("t,t...->t...", tf.cast(loss_weights, g.dtype), g[1:])
+    later = [tf.cumsum(weigh(g), axis=0, reverse=True) for g in recorded]  # dL/du
+
+    def body(t, state, total):
+      updates, state = self([g[t] for g in recorded], state)
+      parts = [tf.reduce_sum(d[t] * u) for d, u in zip(later, updates)]
+      return t + 1, state, total + tf.add_n(parts)
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(phi)
+      *_, total = tf.while_loop(
+        lambda t, *_: t < num_steps,
+        body,
+        (0, state, tf.zeros([], recorded[0].dtype)),
+        maximum_iterations=num_steps,
+      )
+    return tape.gradient(total, phi, unconnected_gradients="zero")
 
   def diagnostics(self, grads: list[tf.Tensor], state: Any) -> dict[str, tf.Tensor]:
     """Scalars that explain this optimizer's inner working at one step."""

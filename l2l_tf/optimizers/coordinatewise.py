@@ -14,15 +14,17 @@ import tensorflow as tf
 
 from l2l_tf import preprocess as preprocess_lib
 from l2l_tf import registry
-from l2l_tf.optimizers import base, deep_lstm
+from l2l_tf.optimizers import base, deep_lstm, lstm_sequence
 
 
-class RowwiseLSTM(base.Optimizer):
-  """A deep LSTM on a batch of rows; a subclass says what a row is."""
+class ColumnwiseLSTM(base.Optimizer):
+  """A deep LSTM on a batch of columns; a subclass says what a column is."""
+
+  reads_gradients_alone = True
 
   def __init__(
     self,
-    row_size: int,
+    num_rows: int,
     layers: Sequence[int],
     preprocess: str | preprocess_lib.Preprocess,
     output_scale: float,
@@ -35,6 +37,7 @@ class RowwiseLSTM(base.Optimizer):
     if not math.isfinite(output_scale):
       raise ValueError(f"output_scale={output_scale} must be a finite number.")
     self._preprocess = preprocess_lib.get(preprocess)
+    self._is_elementwise = preprocess_lib.is_elementwise(self._preprocess)
     self._config = {
       "layers": _check_layers(layers),
       "preprocess": self._preprocess,
@@ -43,11 +46,11 @@ class RowwiseLSTM(base.Optimizer):
       "seed": seed,
       "dtype": self._dtype.name,
     }
-    self._row_size = row_size
+    self._num_rows = num_rows
     self._output_scale = output_scale
     num_features = _num_features(self._preprocess, self._dtype)
     self._network = deep_lstm.DeepLSTM(
-      row_size * num_features, row_size, layers, initializer, seed, self._dtype
+      num_rows * num_features, num_rows, layers, initializer, seed, self._dtype
     )
 
   @property
@@ -55,43 +58,67 @@ class RowwiseLSTM(base.Optimizer):
     return dict(self._config)
 
   @abc.abstractmethod
-  def _to_rows(self, tensors: list[tf.Tensor]) -> tf.Tensor:
-    """Lays out tensors like the parameters as [rows, row_size]."""
+  def _to_columns(self, tensors: list[tf.Tensor]) -> tf.Tensor:
+    """Lays out tensors like the parameters as [num_rows, N]."""
 
   @abc.abstractmethod
-  def _from_rows(self, rows: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The inverse of `_to_rows`."""
+  def _from_columns(self, columns: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The inverse of `_to_columns`."""
 
   def initial_state(self, params):
-    return self._network.initial_state(self._rows(params).shape[0])
+    return self._network.initial_state(self._columns(params).shape[1])
 
   def __call__(self, grads, state, params=None, loss=None):
     outputs, next_state = self._network(self._features(grads), state)
     with tf.name_scope("update"):
-      updates = self._from_rows(self._output_scale * outputs, grads)
+      updates = self._from_columns(self._output_scale * outputs, grads)
       return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_state
+
+  def record(self, grads):
+    return self._columns(grads) if self._is_elementwise else grads
+
+  def sequence_gradient(self, recorded, state, loss_weights):
+    if not self._is_elementwise:
+      return super().sequence_gradient(recorded, state, loss_weights)
+    gradient = lstm_sequence.gradient(
+      self._network.weights,
+      self._preprocess,
+      self._output_scale,
+      recorded,
+      tf.cast(loss_weights, self._dtype),
+      state,
+    )
+    by_variable = {
+      v.ref(): g
+      for v, g in zip(tf.nest.flatten(self._network.weights), tf.nest.flatten(gradient))
+    }
+    unused = tf.zeros_like  # what is no weight of the network
+    return [by_variable.get(v.ref(), unused(v)) for v in self.trainable_variables]
 
   def diagnostics(self, grads, state):
     return self._network.saturation(self._features(grads), state)
 
-  def _rows(self, tensors: list[tf.Tensor]) -> tf.Tensor:
+  def _columns(self, tensors: list[tf.Tensor]) -> tf.Tensor:
     if not tensors:
       raise ValueError(
         f"{type(self).__name__} got an empty list; it needs at least one parameter."
       )
-    return self._to_rows([tf.cast(x, self._dtype) for x in tensors])
+    return self._to_columns([tf.cast(x, self._dtype) for x in tensors])
 
   def _features(self, grads: list[tf.Tensor]) -> tf.Tensor:
     with tf.name_scope("preprocess"):
-      features = self._preprocess(tf.reshape(self._rows(grads), [-1]))  # [N, F]
-      return tf.reshape(features, [-1, self._row_size * features.shape[-1]])
+      columns = self._columns(grads)  # [R, N]
+      features = self._preprocess(tf.reshape(columns, [-1]))  # [R N, F]
+      features = tf.reshape(features, [*columns.shape, features.shape[-1]])
+      num_inputs = columns.shape[0] * features.shape[-1]
+      return tf.reshape(tf.transpose(features, [0, 2, 1]), [num_inputs, -1])
 
 
 @registry.register
-class CoordinatewiseLSTM(RowwiseLSTM):
+class CoordinatewiseLSTM(ColumnwiseLSTM):
   """m in g_t, h_{t+1} = m(grad_t, h_t, phi), applied to every coordinate.
 
-  All coordinates of all parameters run as one batch of N rows.
+  All coordinates of all parameters run as one batch of N columns, of one row each.
 
   >>> optimizer = CoordinatewiseLSTM(layers=(20, 20), preprocess="log_and_sign")
   >>> theta = [tf.ones([3])]
@@ -126,20 +153,20 @@ class CoordinatewiseLSTM(RowwiseLSTM):
     """
     super().__init__(1, layers, preprocess, output_scale, initializer, seed, dtype)
 
-  def _to_rows(self, tensors):
-    return tf.concat([tf.reshape(x, [-1, 1]) for x in tensors], axis=0)
+  def _to_columns(self, tensors):
+    return tf.concat([tf.reshape(x, [1, -1]) for x in tensors], axis=1)
 
-  def _from_rows(self, rows, like):
-    parts = tf.split(rows, [x.shape.num_elements() for x in like])
+  def _from_columns(self, columns, like):
+    parts = tf.split(columns, [x.shape.num_elements() for x in like], axis=1)
     return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
 
 
 @registry.register
-class KernelwiseLSTM(RowwiseLSTM):
+class KernelwiseLSTM(ColumnwiseLSTM):
   """A deep LSTM that reads and moves one whole convolution kernel at a time.
 
   google-deepmind/learning-to-learn, networks.py, `KernelDeepLSTM`: for filters
-  of shape [height, width, in, out], each of the in * out kernels is one row.
+  of shape [height, width, in, out], each of the in * out kernels is one column.
   Use it inside a `Partition`, for the filters alone.
   """
 
@@ -177,7 +204,7 @@ class KernelwiseLSTM(RowwiseLSTM):
     super().__init__(size, layers, preprocess, output_scale, initializer, seed, dtype)
     self._config["kernel_shape"] = self._kernel_shape
 
-  def _to_rows(self, tensors):
+  def _to_columns(self, tensors):
     for x in tensors:
       if x.shape.rank != 4 or tuple(x.shape[:2]) != self._kernel_shape:
         raise ValueError(
@@ -185,12 +212,11 @@ class KernelwiseLSTM(RowwiseLSTM):
           f" filters of shape {self._kernel_shape} + (in, out). Route the others"
           " elsewhere with Partition."
         )
-    columns = [tf.reshape(x, [self._row_size, -1]) for x in tensors]
-    return tf.transpose(tf.concat(columns, axis=1))
+    return tf.concat([tf.reshape(x, [self._num_rows, -1]) for x in tensors], axis=1)
 
-  def _from_rows(self, rows, like):
-    parts = tf.split(rows, [x.shape[2] * x.shape[3] for x in like])
-    return [tf.reshape(tf.transpose(p), x.shape) for p, x in zip(parts, like)]
+  def _from_columns(self, columns, like):
+    parts = tf.split(columns, [x.shape[2] * x.shape[3] for x in like], axis=1)
+    return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
 
 
 def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:

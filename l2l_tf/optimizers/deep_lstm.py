@@ -1,5 +1,8 @@
 """A stack of LSTM layers with a linear output, run on a batch of inputs.
 
+The batch is the last axis of everything: a gate is then one contiguous piece of
+memory, which the kernels of a step can read and write eight coordinates at a time.
+
 The cell is Hochreiter and Schmidhuber's with forget gates, as in Zaremba et
 al. 2014, https://arxiv.org/abs/1409.2329, equations 4-6 without dropout.
 """
@@ -12,18 +15,26 @@ import tensorflow as tf
 
 from l2l_tf import seeds
 
-_FORGET_BIAS = 1.0  # Jozefowicz et al. 2015: remember by default.
+FORGET_BIAS = 1.0  # Jozefowicz et al. 2015: remember by default.
 
 
 class LSTMState(NamedTuple):
   """State of one layer."""
 
-  hidden: tf.Tensor  # [N, units]
-  cell: tf.Tensor  # [N, units]
+  hidden: tf.Tensor  # [units, N]
+  cell: tf.Tensor  # [units, N]
+
+
+class Weights(NamedTuple):
+  """All weights of a `DeepLSTM`."""
+
+  layers: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]  # (w_x, w_h, b) of each
+  w: tf.Tensor  # [units, outputs], of the linear map
+  b: tf.Tensor  # [outputs]
 
 
 class Gates(NamedTuple):
-  """Activations of one layer's gates, each [N, units]."""
+  """Activations of one layer's gates, each [units, N]."""
 
   input: tf.Tensor
   forget: tf.Tensor
@@ -36,7 +47,7 @@ def lstm_step(
   """One step of one layer.
 
   Args:
-    x: input, [N, features].
+    x: input, [features, N].
     state: (h, c) of the previous step.
     w_x: input weights, [features, 4 units], in the order i, f, o, g.
     w_h: recurrent weights, [units, 4 units].
@@ -45,9 +56,10 @@ def lstm_step(
   Returns:
     The next state, whose `hidden` is the layer's output, and the gates.
   """
-  z = tf.matmul(x, w_x) + tf.matmul(state.hidden, w_h) + b
-  z_i, z_f, z_o, z_g = tf.split(z, 4, axis=1)
-  i, f, o = tf.sigmoid(z_i), tf.sigmoid(z_f + _FORGET_BIAS), tf.sigmoid(z_o)
+  w = tf.transpose(tf.concat([w_x, w_h], axis=0))  # small; all gates in one product
+  z = tf.matmul(w, tf.concat([x, state.hidden], axis=0)) + b[:, tf.newaxis]
+  z_i, z_f, z_o, z_g = tf.split(z, 4)
+  i, f, o = tf.sigmoid(z_i), tf.sigmoid(z_f + FORGET_BIAS), tf.sigmoid(z_o)
   c = f * state.cell + i * tf.tanh(z_g)
   h = o * tf.tanh(c)
   return LSTMState(h, c), Gates(i, f, o)
@@ -80,20 +92,27 @@ class DeepLSTM(snt.Module):
     self._w = make("w", [num_inputs, num_outputs], num_inputs)
     self._b = tf.Variable(tf.zeros([num_outputs], dtype), name="b")
 
+  @property
+  def weights(self) -> Weights:
+    """The variables, by what they do."""
+    return Weights(list(self._layers), self._w, self._b)
+
   @snt.no_name_scope
   def initial_state(self, batch_size: int | tf.Tensor) -> list[LSTMState]:
     sizes = [w_h.shape[0] for _, w_h, _ in self._layers]
-    zeros = [tf.zeros([batch_size, units], self._w.dtype) for units in sizes]
+    zeros = [tf.zeros([units, batch_size], self._w.dtype) for units in sizes]
     return [LSTMState(z, z) for z in zeros]
 
   @snt.no_name_scope
   def __call__(
     self, x: tf.Tensor, state: list[LSTMState]
   ) -> tuple[tf.Tensor, list[LSTMState]]:
-    """Maps inputs [N, num_inputs] to outputs [N, num_outputs]."""
+    """Maps inputs [num_inputs, N] to outputs [num_outputs, N]."""
     for_output, next_state, _ = self._run(x, state)
     with tf.name_scope("linear"):
-      return tf.matmul(for_output, self._w) + self._b, next_state
+      return tf.matmul(tf.transpose(self._w), for_output) + self._b[
+        :, tf.newaxis
+      ], next_state
 
   @snt.no_name_scope
   def saturation(self, x: tf.Tensor, state: list[LSTMState]) -> dict[str, tf.Tensor]:

@@ -66,6 +66,7 @@ def adam_update(grad, first, second, step, rate, beta_1, beta_2, epsilon):
 class HandDesigned(base.Optimizer):
   """A rule with a learning rate, applied to each parameter by itself."""
 
+  reads_gradients_alone = True
   _initial_slots: tuple[float, ...] = ()  # value at which each moment starts
 
   def __init__(self, learning_rate: LearningRate, **hyper: float):

@@ -126,6 +126,27 @@ class Partition(base.Optimizer):
         updates[k] = move
     return updates, tuple(next_state)
 
+  @property
+  def reads_gradients_alone(self) -> bool:
+    return all(member.reads_gradients_alone for member in self._members)
+
+  def record(self, grads):
+    self._check("grads", grads)
+    return tuple(
+      member.record(_select(grads, indices))
+      for member, indices in zip(self._members, self._indices)
+    )
+
+  def sequence_gradient(self, recorded, state, loss_weights):
+    by_variable = {
+      variable.ref(): gradient
+      for member, *seen in zip(self._members, recorded, state)
+      for variable, gradient in zip(
+        member.trainable_variables, member.sequence_gradient(*seen, loss_weights)
+      )
+    }
+    return [by_variable[v.ref()] for v in self.trainable_variables]
+
   def diagnostics(self, grads, state):
     self._check("grads", grads)
     return {

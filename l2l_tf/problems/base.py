@@ -29,6 +29,10 @@ class Problem(abc.ABC):
   tensors that the caller carries, because gradients have to flow through them.
   """
 
+  # Whether XLA compiles the loss and its gradient in meta-training: faster, but not
+  # for every operation, and its convolutions are slow on a CPU.
+  jit_compile = False
+
   @abc.abstractmethod
   def init(self, seed: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
     """Draws a task.

@@ -23,6 +23,8 @@ class MLP(Problem):
   nothing but a fresh initialisation: every one of them sees the same data.
   """
 
+  jit_compile = True
+
   def __init__(
     self,
     dataset: datasets.Dataset,

@@ -19,6 +19,8 @@ _QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
 class Simple(Problem):
   """f(x) = x^2 from x = 1; a scalar parameter."""
 
+  jit_compile = True
+
   def init(self, seed):
     return [tf.ones([])], []
 
@@ -28,6 +30,8 @@ class Simple(Problem):
 
 class SimpleMulti(Problem):
   """f(x) = x_0^2 + x_1^2 from x = (1, 1); two scalar parameters."""
+
+  jit_compile = True
 
   def init(self, seed):
     return [tf.ones([]), tf.ones([])], []
@@ -42,6 +46,8 @@ class Quadratic(Problem):
   Paper, section 3.1. The loss is the mean over the batch, so each task's
   gradient arrives divided by `batch_size`, as in the original code.
   """
+
+  jit_compile = True
 
   def __init__(
     self,
@@ -106,6 +112,8 @@ class Polynomial(Problem):
   fits its own coefficients to p on fresh points x ~ U[-1, 1) at every step.
   """
 
+  jit_compile = True
+
   def __init__(self, num_coefficients: int = 7, batch_size: int = 64):
     """Initializes the problem.
 
@@ -162,6 +170,7 @@ class Ensemble(Problem):
         f"Ensemble got {len(problems)} problems and {len(weights)} weights; it"
         " needs at least one problem and one weight for each."
       )
+    self.jit_compile = all(p.jit_compile for p in problems)
     self._problems = list(problems)
     self._weights = weights
     self._sizes = [len(p.parameters()) for p in problems]

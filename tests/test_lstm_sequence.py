@@ -1,0 +1,252 @@
+"""The pass over recorded gradients against the taped unroll, its reference."""
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from l2l_tf import seeds, unroll
+from l2l_tf.meta_gradients import TruncatedBPTT, all_ones, last_only
+from l2l_tf.optimizers import (
+  SGD,
+  CoordinatewiseLSTM,
+  KernelwiseLSTM,
+  Momentum,
+  Optimizer,
+  Partition,
+  Where,
+  lstm_sequence,
+)
+from l2l_tf.preprocess import Clamp
+from l2l_tf.problems import Problem, Quadratic, SimpleMulti, digits_mlp
+
+SEED = seeds.make(0, seeds.TRAINING, 0)
+DOUBLE = {"dtype": "float64"}
+
+
+class Filters(Problem):
+  """A quartic in two convolution filters and a bias, on noise of its own each step."""
+
+  def init(self, seed):
+    shapes = [(2, 2, 1, 3), (2, 2, 3, 1), (3,)]
+    keys = seeds.split(seed, len(shapes))
+    return [seeds.normal(s, k, dtype=tf.float64) for s, k in zip(shapes, keys)], []
+
+  def __call__(self, params, constants, seed):
+    first, second, bias = params
+    noise = seeds.normal([2, 2, 3, 3], seed, dtype=tf.float64)
+    outputs = tf.reduce_sum(first * (bias + noise) * second)
+    return tf.square(outputs - 1.0) + 0.01 * tf.reduce_sum(first**4)
+
+
+def normalize(grads):
+  """A preprocess in which every coordinate reads every other."""
+  return (grads / (1e-3 + tf.norm(grads)))[:, tf.newaxis]
+
+
+def partition(problem):
+  return Partition(
+    [
+      (Where(path="param_0"), KernelwiseLSTM((2, 2), (2,), output_scale=0.3, **DOUBLE)),
+      (Where(path="param_1"), Momentum(0.01)),
+      (Where(rank=1), CoordinatewiseLSTM((3, 2), output_scale=0.3, **DOUBLE)),
+    ],
+    problem.parameters(),
+  )
+
+
+def quadratic():
+  return Quadratic(3, 4, dtype=tf.float64)
+
+
+def lstm(layers=(4, 3), preprocess="identity"):
+  return lambda _: CoordinatewiseLSTM(layers, preprocess, 0.3, **DOUBLE)
+
+
+CASES = {
+  "two layers": (quadratic, lstm()),
+  "one layer": (quadratic, lstm((5,))),
+  "three layers of different sizes": (quadratic, lstm((2, 5, 3))),
+  "linear": (quadratic, lstm(())),
+  "linear, two features": (quadratic, lstm((), "log_and_sign")),
+  "log_and_sign": (quadratic, lstm(preprocess="log_and_sign")),
+  "clamp": (quadratic, lstm(preprocess=Clamp(-0.5, 0.5, scale=2.0))),
+  "concatenated": (quadratic, lstm(preprocess="log_and_sign+clamp(scale=20)")),
+  "a preprocess that mixes coordinates": (quadratic, lstm(preprocess=normalize)),
+  "kernels, coordinates and momentum": (Filters, partition),
+}
+WEIGHTINGS = {
+  "all_ones": all_ones,
+  "last_only": last_only,
+  "explicit": [0.5, 0.0, -2.0, 1.0, 3.0],
+}
+
+
+def randomize(optimizer, seed=0):
+  rng = np.random.default_rng(seed)
+  for v in optimizer.trainable_variables:
+    v.assign_add(0.3 * rng.normal(size=v.shape))
+
+
+def windows(problem, optimizer, meta_gradient, length, before=0):
+  """The same window by both ways, after `before` steps, from a state that is not 0."""
+  task, carry = unroll.start(problem, optimizer, SEED)
+  carry, _ = unroll.unroll(problem, optimizer, task, carry, before)
+  observe = lambda carry, updates: updates
+  arguments = problem, optimizer, task, carry, length, observe
+  return meta_gradient._recorded(*arguments), meta_gradient._taped(*arguments)
+
+
+def assert_equal(recorded, taped, rtol, atol=0.0):
+  recorded, taped = tf.nest.flatten(recorded), tf.nest.flatten(taped)
+  assert len(recorded) == len(taped)
+  for x, y in zip(recorded, taped):
+    scale = np.max(np.abs(y), initial=0.0)
+    np.testing.assert_allclose(x, y, rtol=rtol, atol=atol + rtol * scale)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("name", CASES)
+def test_it_equals_the_tape(name, weighting):
+  make_problem, make_optimizer = CASES[name]
+  problem = make_problem()
+  optimizer = make_optimizer(problem)
+  randomize(optimizer)
+  assert optimizer.reads_gradients_alone
+  meta_gradient = TruncatedBPTT(WEIGHTINGS[weighting])
+  recorded, taped = windows(problem, optimizer, meta_gradient, length=5, before=2)
+  assert any(np.any(g) for g in taped.meta_gradient)
+  assert_equal(recorded, taped, rtol=1e-10)
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(
+  batch=st.integers(1, 60), length=st.integers(1, 9), before=st.integers(0, 2)
+)
+def test_it_equals_the_tape_for_any_number_of_coordinates_and_steps(
+  batch, length, before
+):
+  # Up to 600 coordinates: a part of a block, whole blocks, and a rest.
+  problem, optimizer = Quadratic(batch, 10, dtype=tf.float64), lstm((2,))(None)
+  randomize(optimizer, seed=batch)
+  both = windows(problem, optimizer, TruncatedBPTT(), length, before)
+  assert_equal(*both, rtol=1e-9)
+
+
+@pytest.mark.parametrize("make", [lambda: Quadratic(100, 10), digits_mlp])
+def test_it_equals_the_tape_to_float32_s_rounding(make):
+  optimizer = CoordinatewiseLSTM((20, 20), "log_and_sign", 0.1)
+  randomize(optimizer)
+  recorded, taped = windows(make(), optimizer, TruncatedBPTT(), length=10)
+  assert_equal(recorded.meta_gradient, taped.meta_gradient, rtol=1e-4)
+  assert_equal(recorded.carry.params, taped.carry.params, rtol=1e-4)
+
+
+def test_a_block_that_reaches_back_counts_no_coordinate_twice(monkeypatch):
+  monkeypatch.setattr(lstm_sequence, "_CPU_BLOCK", 7)  # 12 coordinates: 7 and 5
+  both = windows(quadratic(), lstm()(None), TruncatedBPTT(), length=4)
+  assert_equal(*both, rtol=1e-10)
+
+
+def test_parameters_of_another_dtype_than_the_optimizer_s():
+  optimizer = CoordinatewiseLSTM((3,), output_scale=0.3)
+  randomize(optimizer)
+  recorded, taped = windows(quadratic(), optimizer, TruncatedBPTT(), length=5)
+  assert_equal(recorded.meta_gradient, taped.meta_gradient, rtol=1e-4)
+
+
+class Normalized(Optimizer):
+  """An update by a learned factor, with a memory, that mixes all coordinates."""
+
+  reads_gradients_alone = True
+  config = {}
+
+  def __init__(self):
+    super().__init__()
+    self.decay = tf.Variable(0.5, dtype=tf.float64)
+    self.rate = tf.Variable(0.1, dtype=tf.float64)
+
+  def initial_state(self, params):
+    return [tf.zeros_like(p) for p in params]
+
+  def __call__(self, grads, state, params=None, loss=None):
+    state = [self.decay * s + g for s, g in zip(state, grads)]
+    return [-self.rate * s / (1.0 + tf.linalg.global_norm(state)) for s in state], state
+
+
+def test_any_optimizer_that_reads_gradients_alone_has_the_pass():
+  optimizer = Normalized()
+  both = windows(Filters(), optimizer, TruncatedBPTT(), length=6, before=1)
+  assert_equal(*both, rtol=1e-10)
+
+
+def test_a_trainable_learning_rate_has_its_gradient():
+  rate = tf.Variable(0.01, dtype=tf.float64)
+  both = windows(quadratic(), SGD(rate), TruncatedBPTT(), length=6)
+  assert both[0].meta_gradient[0] != 0.0
+  assert_equal(*both, rtol=1e-10)
+
+
+class Reader(Normalized):
+  """It reads the parameters too."""
+
+  reads_gradients_alone = False
+
+  def __call__(self, grads, state, params=None, loss=None):
+    updates, state = super().__call__(grads, state)
+    return [u - 0.01 * self.decay * p for u, p in zip(updates, params)], state
+
+
+def chosen(monkeypatch, optimizer, meta_gradient, problem=None):
+  """Names of the ways that a window took."""
+  taken = []
+  for name in ("_recorded", "_taped"):
+    way = getattr(TruncatedBPTT, name)
+    note = lambda *a, way=way, name=name: taken.append(name) or way(*a)
+    monkeypatch.setattr(TruncatedBPTT, name, note)
+  problem = problem or quadratic()
+  task, carry = unroll.start(problem, optimizer, SEED)
+  meta_gradient(problem, optimizer, task, carry, 2, lambda *_: ())
+  return taken
+
+
+@pytest.mark.parametrize(
+  "make, meta_gradient, way",
+  [
+    (lstm(), TruncatedBPTT(), "_recorded"),
+    (lstm(), TruncatedBPTT(second_derivatives=True), "_taped"),
+    (lstm(), TruncatedBPTT(unroll=unroll.static_unroll), "_taped"),
+    (lambda _: Normalized(), TruncatedBPTT(), "_recorded"),
+    (lambda _: Reader(), TruncatedBPTT(), "_taped"),
+  ],
+)
+def test_each_optimizer_takes_the_way_that_is_exact_for_it(
+  monkeypatch, make, meta_gradient, way
+):
+  assert chosen(monkeypatch, make(None), meta_gradient) == [way]
+
+
+def test_a_partition_with_a_reader_of_parameters_is_taped(monkeypatch):
+  problem = SimpleMulti()
+  routes = [
+    (Where(path="param_0"), Reader()),
+    (Where(path="param_1"), CoordinatewiseLSTM((2,))),
+  ]
+  routes[0][1].decay = tf.Variable(0.5)
+  routes[0][1].rate = tf.Variable(0.1)
+  optimizer = Partition(routes, problem.parameters())
+  assert chosen(monkeypatch, optimizer, TruncatedBPTT(), problem) == ["_taped"]
+
+
+def test_a_nan_among_the_gradients_reaches_the_meta_gradient():
+  class Broken(Quadratic):
+    def __call__(self, params, constants, seed):
+      return super().__call__(params, constants, seed) * float("nan")
+
+  optimizer = lstm((2,))(None)
+  recorded, taped = windows(
+    Broken(2, 2, dtype=tf.float64), optimizer, TruncatedBPTT(), length=3
+  )
+  for way in (recorded, taped):
+    assert not np.all(np.isfinite(way.meta_gradient[0]))
