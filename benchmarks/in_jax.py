@@ -1,5 +1,7 @@
 """Meta-training in JAX: everything under one `jit`, steps and windows scanned."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,6 +39,63 @@ def quadratic(batch_size: int, num_dims: int) -> Problem:
   return Problem(draw, loss)
 
 
+def mlp(sizes: Sequence[int]) -> Problem:
+  """Mean cross-entropy of a sigmoid network on one mini-batch, (images, labels)."""
+  shapes = [s for n, m in itertools.pairwise(sizes) for s in ((n, m), (m,))]
+
+  def loss(theta, constants):
+    images, labels = constants
+    *hidden, kernel, bias = _slices(theta, shapes)
+    x = images
+    for w, b in zip(hidden[::2], hidden[1::2]):
+      x = jax.nn.sigmoid(x @ w + b)
+    return _cross_entropy(x @ kernel + bias, labels)
+
+  return _classifier(loss, shapes, (sizes[0],), sizes[-1])
+
+
+def conv_net(shapes: Sequence[Sequence[int]]) -> Problem:
+  """The same for convolutions of stride 2, then dense layers, with ReLU."""
+
+  def loss(theta, constants):
+    x, labels = constants
+    weights = _slices(theta, shapes)
+    for w, b in zip(weights[::2], weights[1::2]):
+      if w.ndim == 4:
+        x = jax.lax.conv_general_dilated(
+          x, w, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+      else:
+        x = x.reshape(len(labels), -1) @ w
+      x = jax.nn.relu(x + b) if b is not weights[-1] else x + b
+    return _cross_entropy(x, labels)
+
+  return _classifier(loss, shapes, (28, 28, 1), shapes[-1][0])
+
+
+def _classifier(loss, shapes, image_shape, num_classes, batch_size=128) -> Problem:
+  size = sum(map(math.prod, shapes))
+
+  def draw(key):
+    keys = jax.random.split(key, 3)
+    images = jax.random.uniform(keys[0], (batch_size, *image_shape))
+    labels = jax.random.randint(keys[1], (batch_size,), 0, num_classes)
+    return 0.01 * jax.random.normal(keys[2], (size,)), (images, labels)
+
+  return Problem(draw, loss)
+
+
+def _slices(theta, shapes):
+  ends = list(itertools.accumulate(map(math.prod, shapes)))
+  parts = zip([0, *ends], ends, shapes)
+  return [theta[begin:end].reshape(shape) for begin, end, shape in parts]
+
+
+def _cross_entropy(logits, labels):
+  log_p = jax.nn.log_softmax(logits)
+  return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
+
+
 class AdamState(NamedTuple):
   step: jax.Array
   first: Any
@@ -68,6 +127,11 @@ class MetaTraining:
     self._train_on_fresh = jax.jit(
       lambda phi, adam, key: train(phi, adam, *problem.draw(key))
     )
+
+  def warm_up(self) -> None:
+    """Computes one gradient of the problem alone."""
+    theta, constants = self._problem.draw(jax.random.key(0))
+    jax.block_until_ready(jax.jit(jax.grad(self._problem.loss))(theta, constants))
 
   def first_window(self, theta, constants) -> tuple[float, list[np.ndarray]]:
     """Returns the meta-loss and the meta-gradient, and updates nothing."""

@@ -1,10 +1,13 @@
 """Meta-training in PyTorch: eager, functional, gradients by `torch.autograd`."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 VERSION = f"torch {torch.__version__}"
 _FORGET_BIAS = 1.0
@@ -33,6 +36,56 @@ def quadratic(batch_size: int, num_dims: int) -> Problem:
   return Problem(draw, loss)
 
 
+def mlp(sizes: Sequence[int]) -> Problem:
+  """Mean cross-entropy of a sigmoid network on one mini-batch, (images, labels)."""
+  shapes = [s for n, m in itertools.pairwise(sizes) for s in ((n, m), (m,))]
+
+  def loss(theta, constants):
+    images, labels = constants
+    *hidden, kernel, bias = _slices(theta, shapes)
+    x = images
+    for w, b in zip(hidden[::2], hidden[1::2]):
+      x = torch.addmm(b, x, w).sigmoid()
+    return functional.cross_entropy(torch.addmm(bias, x, kernel), labels.long())
+
+  return _classifier(loss, shapes, (sizes[0],), sizes[-1])
+
+
+def conv_net(shapes: Sequence[Sequence[int]]) -> Problem:
+  """The same for convolutions of stride 2, then dense layers, with ReLU."""
+
+  def loss(theta, constants):
+    images, labels = constants
+    weights = _slices(theta, shapes)
+    x = images.permute(0, 3, 1, 2)
+    for w, b in zip(weights[::2], weights[1::2]):
+      if w.dim() == 4:
+        x = functional.conv2d(x, w.permute(3, 2, 0, 1), b, stride=2, padding=1)
+      else:
+        flat = x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
+        x = torch.addmm(b, flat, w)
+      x = x.relu() if b is not weights[-1] else x
+    return functional.cross_entropy(x, labels.long())
+
+  return _classifier(loss, shapes, (28, 28, 1), shapes[-1][0])
+
+
+def _classifier(loss, shapes, image_shape, num_classes, batch_size=128) -> Problem:
+  size = sum(map(math.prod, shapes))
+
+  def draw(generator):
+    images = torch.rand(batch_size, *image_shape, generator=generator)
+    labels = torch.randint(num_classes, (batch_size,), generator=generator)
+    return 0.01 * torch.randn(size, generator=generator), (images, labels)
+
+  return Problem(draw, loss)
+
+
+def _slices(theta, shapes):
+  parts = theta.flatten().split([math.prod(shape) for shape in shapes])
+  return [part.reshape(tuple(shape)) for part, shape in zip(parts, shapes)]
+
+
 class MetaTraining:
   """What `l2l_tf.meta_train.MetaTrainer` does by default."""
 
@@ -50,6 +103,11 @@ class MetaTraining:
     self._meta_optimizer = torch.optim.Adam(self._phi, learning_rate, eps=1e-7)
     self._num_windows = num_steps // unroll_length
     self._length = unroll_length
+
+  def warm_up(self) -> None:
+    """Computes one gradient of the problem alone."""
+    theta, constants = self._problem.draw(torch.Generator().manual_seed(0))
+    self._problem.loss(theta.requires_grad_(), constants).backward()
 
   def first_window(self, theta, constants) -> tuple[float, list[np.ndarray]]:
     """Returns the meta-loss and the meta-gradient, and updates nothing."""

@@ -1,4 +1,4 @@
-"""Times one epoch of meta-training in l2l_tf, JAX and PyTorch, alternated.
+"""Times meta-training in l2l_tf, JAX and PyTorch, alternated, and measures memory.
 
 An epoch draws a fresh task, unrolls it, and updates the optimizer's weights
 after every window. Before anything is timed, the contenders prove on one task,
@@ -7,16 +7,23 @@ from one set of weights, that they compute the same thing.
 
 import argparse
 import importlib
+import itertools
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import floor
+import memory
 import numpy as np
+import problems
 import tensorflow as tf
 
-from l2l_tf import seeds, unroll
+from l2l_tf import devices, seeds, unroll
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
@@ -26,6 +33,7 @@ _OTHERS = {"jax": "in_jax", "torch": "in_torch"}  # distribution -> module besid
 _SEED = 0
 _TOLERANCE = 1e-4  # relative, in float32
 _PAUSE = 0.05  # seconds in which one contender's threads fall asleep
+_MLP = (784, 20, 10)
 
 
 class Case(NamedTuple):
@@ -33,8 +41,10 @@ class Case(NamedTuple):
 
   problem: Callable[[], Problem]
   other_problem: Callable[[Any], Any]  # the same, from a contender's module
-  num_steps: int = 100
-  unroll_length: int = 20
+  num_parameters: int
+  num_steps: int
+  unroll_length: int
+  rounds: int
   layers: tuple[int, ...] = (20, 20)
   learning_rate: float = 1e-3
 
@@ -43,6 +53,34 @@ _CASES = {
   "quadratic": Case(
     problem=lambda: Quadratic(batch_size=128, num_dims=10),
     other_problem=lambda module: module.quadratic(batch_size=128, num_dims=10),
+    num_parameters=1280,
+    num_steps=100,
+    unroll_length=20,
+    rounds=40,
+  ),
+  "mlp": Case(
+    problem=lambda: problems.MLP(_MLP),
+    other_problem=lambda module: module.mlp(_MLP),
+    num_parameters=15_910,
+    num_steps=20,
+    unroll_length=20,
+    rounds=15,
+  ),
+  "mlp_long": Case(
+    problem=lambda: problems.MLP(_MLP),
+    other_problem=lambda module: module.mlp(_MLP),
+    num_parameters=15_910,
+    num_steps=100,
+    unroll_length=100,
+    rounds=5,
+  ),
+  "conv_net": Case(
+    problem=problems.ConvNet,
+    other_problem=lambda module: module.conv_net(problems.CONV_SHAPES),
+    num_parameters=99_550,
+    num_steps=20,
+    unroll_length=20,
+    rounds=5,
   ),
 }
 
@@ -61,24 +99,36 @@ class Reference(NamedTuple):
 def main() -> None:
   args = _parse_args()
   _limit_threads(args.threads)
-  others = {name: _import(name, module) for name, module in _OTHERS.items()}
   case = _CASES[args.case]
+  if args.memory_of:
+    print(json.dumps(_memory_of(args.memory_of, case)))
+    return
+  others = {name: _import(name, module) for name, module in _OTHERS.items()}
   reference = _make_reference(case)
   for name, module in others.items():
     _check_agreement(name, _make_other(module, case, reference), reference)
   contenders = {
-    "l2l_tf": _make_trainer(case, args.jit_compile).train_episode,
+    "l2l_tf": _make_trainer(case).train_episode,
     **{n: _make_other(m, case, reference).epoch for n, m in others.items()},
   }
-  _print_header(args, others)
-  _report(*_time(contenders, args.rounds))
+  least = floor.make(case.num_parameters, case.num_steps, case.layers)
+  contenders["floor"] = lambda unused_seed: least()
+  rounds = args.rounds or case.rounds
+  _print_header(args, rounds, others)
+  _report(*_time(contenders, rounds))
+  if args.memory:
+    _report_memory(args)
+  if not devices.on_gpu():
+    print(
+      "\nNo GPU: the share of its bandwidth and arithmetic that is reached is open."
+    )
 
 
 def _parse_args() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--case", choices=_CASES, default="quadratic")
   parser.add_argument(
-    "--rounds", type=_positive, default=40, help="timed epochs of each contender"
+    "--rounds", type=_positive, help="timed epochs of each contender; the case's own"
   )
   parser.add_argument(
     "--threads",
@@ -87,7 +137,10 @@ def _parse_args() -> argparse.Namespace:
     help="cores that each contender may use; all by default",
   )
   parser.add_argument(
-    "--jit_compile", action="store_true", help="compile l2l_tf's epoch with XLA"
+    "--memory", action="store_true", help="measure peak memory too, a process for each"
+  )
+  parser.add_argument(
+    "--memory_of", choices=["l2l_tf", *_OTHERS], help=argparse.SUPPRESS
   )
   return parser.parse_args()
 
@@ -117,7 +170,7 @@ def _import(name: str, module: str) -> Any:
     ) from None
 
 
-def _make_trainer(case: Case, jit_compile: bool) -> MetaTrainer:
+def _make_trainer(case: Case) -> MetaTrainer:
   return MetaTrainer(
     case.problem(),
     CoordinatewiseLSTM(layers=case.layers, seed=_SEED),
@@ -125,8 +178,11 @@ def _make_trainer(case: Case, jit_compile: bool) -> MetaTrainer:
     num_steps=case.num_steps,
     unroll_length=case.unroll_length,
     seed=_SEED,
-    jit_compile=jit_compile,
   )
+
+
+def _weights(optimizer: CoordinatewiseLSTM) -> list[np.ndarray]:
+  return [v.numpy() for v in optimizer.trainable_variables]
 
 
 def _make_other(module: Any, case: Case, reference: Reference) -> Any:
@@ -140,11 +196,10 @@ def _make_other(module: Any, case: Case, reference: Reference) -> Any:
 
 
 def _make_reference(case: Case) -> Reference:
-  trainer = _make_trainer(case, jit_compile=False)
-  weights = [v.numpy() for v in trainer.optimizer.trainable_variables]
+  trainer = _make_trainer(case)
+  weights = _weights(trainer.optimizer)
   seed = seeds.make(_SEED, seeds.TRAINING, 0)  # the trainer's first task
   task, carry = unroll.start(trainer.problem, trainer.optimizer, seed)
-  (theta,) = carry.params
   window = TruncatedBPTT()(
     trainer.problem,
     trainer.optimizer,
@@ -153,9 +208,11 @@ def _make_reference(case: Case) -> Reference:
     case.unroll_length,
     observe=lambda carry, updates: (),
   )
+  is_array = len(carry.params) == 1  # the others have one parameter of any shape
+  theta = [p.numpy() if is_array else np.ravel(p) for p in carry.params]
   return Reference(
     weights,
-    theta.numpy(),
+    np.concatenate(theta),
     [c.numpy() for c in task.constants],
     float(window.meta_loss),
     [g.numpy() for g in window.meta_gradient],
@@ -176,7 +233,7 @@ def _check_agreement(name: str, other: Any, reference: Reference) -> None:
     ),
   }
   for what, error in errors.items():
-    print(f"{name} and l2l_tf agree on the {what} to {error:.1e}")
+    print(f"{name} and l2l_tf agree on the {what} to {error:.1e}", flush=True)
     if not error < _TOLERANCE:
       raise SystemExit(
         f"{name} differs from l2l_tf by {error:.1e} in the {what}, more than"
@@ -186,7 +243,8 @@ def _check_agreement(name: str, other: Any, reference: Reference) -> None:
 
 
 def _relative_error(value: Any, expected: Any) -> float:
-  return float(np.linalg.norm(value - expected) / np.linalg.norm(expected))
+  norm = np.linalg.norm(expected)
+  return float(np.linalg.norm(value - expected) / (norm or 1.0))
 
 
 def _time(contenders: dict[str, Callable], rounds: int):
@@ -209,10 +267,9 @@ def _seconds(epoch: Callable[[int], Any], index: int) -> float:
   return time.perf_counter() - start
 
 
-def _print_header(args: argparse.Namespace, others: dict[str, Any]) -> None:
+def _print_header(args: argparse.Namespace, rounds: int, others) -> None:
   versions = [f"tensorflow {tf.__version__}", *(m.VERSION for m in others.values())]
-  xla = ", l2l_tf compiled with XLA" if args.jit_compile else ""
-  print(f"\n{args.case}: {args.rounds} rounds, cores: {args.threads}{xla}")
+  print(f"\n{args.case}: {rounds} rounds, cores: {args.threads}")
   print(f"Python {platform.python_version()}, {', '.join(versions)}\n")
 
 
@@ -220,13 +277,50 @@ def _report(first: dict[str, float], times: dict[str, np.ndarray]) -> None:
   print(f"{'':8}{'first epoch':>14}{'median epoch':>14}")
   for name, seconds in times.items():
     print(f"{name:8}{first[name]:12.2f} s{np.median(seconds) * 1e3:11.1f} ms")
-  print("\nRatio of epochs of the same round; below 1, l2l_tf is faster")
+  print("\nRatio of epochs of the same round; above 1, l2l_tf is faster")
   print(f"{'':16}{'min':>8}{'median':>8}{'max':>8}")
-  for name in _OTHERS:
-    ratio = times["l2l_tf"] / times[name]
+  for name in [*_OTHERS, "floor"]:
+    ratio = times[name] / times["l2l_tf"]
     print(
-      f"l2l_tf / {name:7}{ratio.min():8.2f}{np.median(ratio):8.2f}{ratio.max():8.2f}"
+      f"{name:7} / l2l_tf{ratio.min():8.2f}{np.median(ratio):8.2f}{ratio.max():8.2f}"
     )
+
+
+def _report_memory(args: argparse.Namespace) -> None:
+  """Runs every contender in a process of its own, which says what it held."""
+  print("\nPeak memory above that after imports, data and one gradient of the problem")
+  print(f"{'':8}{'first epoch':>14}{'later epochs':>14}")
+  command = [sys.executable, __file__, "--case", args.case]
+  command += ["--threads", str(args.threads), "--memory_of"]
+  for name in ["l2l_tf", *_OTHERS]:
+    output = subprocess.run([*command, name], capture_output=True, check=True).stdout
+    first, later = json.loads(output.splitlines()[-1])
+    print(f"{name:8}{first:11.0f} MB{later:11.0f} MB", flush=True)
+
+
+def _memory_of(name: str, case: Case) -> tuple[float, float]:
+  """Returns MB of the first epoch's peak, compilation included, and of later ones."""
+  weights = _weights(CoordinatewiseLSTM(layers=case.layers, seed=_SEED))
+  if name == "l2l_tf":
+    trainer = _make_trainer(case)
+    epoch, warm_up = trainer.train_episode, lambda: _warm_up(trainer.problem)
+  else:
+    module = _import(name, _OTHERS[name])
+    arguments = case.num_steps, case.unroll_length, case.learning_rate
+    other = module.MetaTraining(case.other_problem(module), weights, *arguments)
+    epoch, warm_up = other.epoch, other.warm_up
+  warm_up()
+  before = memory.held()
+  counter = itertools.count()
+  return tuple(memory.peak(lambda: epoch(next(counter))) - before for _ in range(2))
+
+
+def _warm_up(problem: Problem) -> None:
+  compiled = tf.function(
+    unroll.second_order, jit_compile=problem.jit_compile, autograph=False
+  )
+  task, params = unroll.draw(problem, seeds.make(_SEED))
+  compiled(problem, params, task.constants, task.seed)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import seeds
+from l2l_tf import devices, seeds
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.meta_gradients import TruncatedBPTT, Window
 from l2l_tf.optimizers import Adam, Optimizer
-from l2l_tf.problems import Problem
+from l2l_tf.problems import Problem, TaskBatch
+
+_MIN_GROUP = 256  # coordinates; fewer do not repay a compiled call of their own
 
 
 class MetaTrainer(tf.Module):
   """Trains an optimizer's weights phi on tasks drawn from a problem.
 
-  An episode optimizes one freshly drawn task for `num_steps` steps. After every
-  window of `unroll_length` steps phi is updated, while the optimizee and the
-  optimizer's state go on. A whole episode is one call of one `tf.function`.
+  An episode optimizes one freshly drawn task, or a meta-batch of them, for
+  `num_steps` steps. After every window of `unroll_length` steps phi is updated, while
+  the optimizees and the optimizer's state go on. A whole episode is one call of one
+  `tf.function`, which keeps all cores busy.
 
   >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM())
   >>> for metrics in trainer.train(num_episodes=100):
@@ -39,6 +42,7 @@ class MetaTrainer(tf.Module):
     clip_norm: float = float("inf"),
     seed: int = 0,
     jit_compile: bool = False,
+    meta_batch_size: int = 1,
   ):
     """Initializes the meta-optimizer's state.
 
@@ -51,14 +55,18 @@ class MetaTrainer(tf.Module):
       unroll_length: inner steps per window (the paper's 20).
       clip_norm: global norm to which a meta-gradient is clipped.
       seed: names the sequence of tasks.
-      jit_compile: whether XLA compiles the episode, anew for each `unroll_length`.
+      jit_compile: whether XLA compiles the whole episode, anew for each
+        `unroll_length`; without it, it compiles the parts where that pays.
+      meta_batch_size: tasks drawn per episode; the meta-loss is their mean.
 
     Raises:
-      ValueError: for lengths that are not positive or not multiples, or for an
-        optimizer without weights.
+      ValueError: for sizes that are not positive, lengths that are not multiples, or
+        an optimizer without weights.
     """
     super().__init__()
     check_lengths(num_steps, unroll_length)
+    if meta_batch_size < 1:
+      raise ValueError(f"meta_batch_size={meta_batch_size} must be at least 1.")
     if not clip_norm > 0:
       raise ValueError(f"clip_norm={clip_norm} must be positive; inf turns it off.")
     if not optimizer.trainable_variables:
@@ -74,6 +82,7 @@ class MetaTrainer(tf.Module):
     self.unroll_length = unroll_length
     self.seed = seed
     self.num_traces = 0
+    self._meta_batch_size = meta_batch_size
     self._clip_norm = clip_norm
     self._jit_compile = jit_compile
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
@@ -115,10 +124,8 @@ class MetaTrainer(tf.Module):
     """Returns the graph of an episode's first window; nothing is run."""
 
     def window():
-      task, carry, meta_state = self._start(0)
-      window = self.meta_gradient(
-        self.problem, self.optimizer, task, carry, self.unroll_length, lambda *_: ()
-      )
+      groups, carries, meta_state = self._start(0)
+      window, _ = self._windows(groups, carries, self.unroll_length, lambda *_: ())
       self._update(window, meta_state)
       return window.meta_loss
 
@@ -127,54 +134,82 @@ class MetaTrainer(tf.Module):
   def _start(self, episode):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
-    task, carry = unroll_lib.start(
-      self.problem, self.optimizer, seed, self.meta_gradient.evaluate
-    )
+    groups, carries = [], []
+    for problem, task, params in self._draw(seed):
+      evaluate = self.meta_gradient.evaluate
+      carry = unroll_lib.begin(problem, self.optimizer, task, params, evaluate)
+      groups.append((problem, task))
+      carries.append(carry)
     with tf.name_scope("meta_optimizer/"):
       values = [v.read_value() for v in self.meta_state_variables]
       meta_state = tf.nest.pack_sequence_as(self._meta_state, values)
-    return task, carry, meta_state
+    return groups, carries, meta_state
+
+  def _draw(self, seed):
+    """Draws the episode's tasks, in groups that can run side by side."""
+    problem, size = self.problem, self._meta_batch_size
+    if not self.optimizer.is_coordinatewise:
+      keys = seeds.split(seed, size) if size > 1 else [seed]
+      return [(problem, *unroll_lib.draw(problem, key)) for key in keys]
+    if size > 1:
+      problem = TaskBatch(problem, size)
+    drawn = unroll_lib.draw(problem, seed)
+    return [(problem, *group) for group in _split(problem, *drawn)]
 
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
-    task, start, meta_state = self._start(episode)
-    dtype, curve = start.loss.dtype, [length if isinstance(length, int) else None]
+    groups, carries, meta_state = self._start(episode)
+    first_loss = tf.add_n([c.loss for c in carries]) / self._meta_batch_size
+    dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
     specs = [(dtype, []), (dtype, []), (tf.bool, [])] + [(dtype, curve)] * 3
     records = [tf.TensorArray(d, num_windows, element_shape=s) for d, s in specs]
 
-    def body(i, carry, meta_state, records):
-      values, carry, meta_state = self._window(task, carry, meta_state, length)
+    def body(i, carries, meta_state, records):
+      values, carries, meta_state = self._window(groups, carries, meta_state, length)
       records = [r.write(i, x) for r, x in zip(records, values)]
-      return i + 1, carry, meta_state, records
+      return i + 1, carries, meta_state, records
 
-    _, carry, meta_state, records = tf.while_loop(
+    _, carries, meta_state, records = tf.while_loop(
       lambda i, *_: i < num_windows,
       body,
-      (tf.zeros([], tf.int32), start, meta_state, records),
+      (tf.zeros([], tf.int32), carries, meta_state, records),
       maximum_iterations=num_windows,
     )
     for variable, value in zip(self.meta_state_variables, tf.nest.flatten(meta_state)):
       variable.assign(value)
     losses, gradient_size, update_size = (r.concat() for r in records[3:])
+    diagnostics = [self.optimizer.diagnostics(c.grads, c.state) for c in carries]
     return {
       "meta_loss": records[0].stack(),
       "meta_gradient_norm": records[1].stack(),
       "skipped": records[2].stack(),
-      "losses": tf.concat([[start.loss], losses], axis=0),
+      "losses": tf.concat([[first_loss], losses], axis=0),
       "gradient_size": gradient_size,
       "update_size": update_size,
-      "diagnostics": self.optimizer.diagnostics(carry.grads, carry.state),
+      "diagnostics": tf.nest.map_structure(lambda *x: tf.reduce_mean(x), *diagnostics),
     }
 
-  def _window(self, task, carry, meta_state, length):
+  def _window(self, groups, carries, meta_state, length):
     """Trains on one window; returns what to record of it and where it ended."""
-    window = self.meta_gradient(
-      self.problem, self.optimizer, task, carry, length, _observe
-    )
+    window, carries = self._windows(groups, carries, length, _observe)
     norm, skipped, meta_state = self._update(window, meta_state)
-    norm = tf.cast(norm, window.meta_loss.dtype)
-    records = (window.meta_loss, norm, skipped, *window.observed)
-    return records, window.carry, meta_state
+    loss, *squares = window.observed
+    count = sum(x.shape.num_elements() for c in carries for x in c.params)
+    sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
+    norm = tf.cast(norm, loss.dtype)
+    return (window.meta_loss, norm, skipped, loss, *sizes), carries, meta_state
+
+  def _windows(self, groups, carries, length, observe):
+    """Runs every group's window; returns their sum, per task, and where they ended."""
+    windows = [
+      self.meta_gradient(problem, self.optimizer, task, carry, length, observe)
+      for (problem, task), carry in zip(groups, carries)
+    ]
+    per_task = lambda *x: tf.add_n(x) / self._meta_batch_size
+    if len(windows) == self._meta_batch_size == 1:
+      per_task = lambda x: x  # no operations without a purpose in the graph
+    sums = tf.nest.map_structure(per_task, *[w._replace(carry=()) for w in windows])
+    return sums, [w.carry for w in windows]
 
   def _update(self, window: Window, meta_state):
     """Moves phi along the clipped meta-gradient, unless the window is not finite."""
@@ -211,9 +246,21 @@ def check_lengths(num_steps: int, unroll_length: int) -> None:
 
 def _observe(carry, updates):
   with tf.name_scope("summaries"):
-    return carry.loss, _root_mean_square(carry.grads), _root_mean_square(updates)
+    return carry.loss, _sum_of_squares(carry.grads), _sum_of_squares(updates)
 
 
-def _root_mean_square(tensors: list[tf.Tensor]) -> tf.Tensor:
-  count = sum(x.shape.num_elements() for x in tensors)
-  return tf.linalg.global_norm(tensors) / tf.sqrt(tf.cast(count, tensors[0].dtype))
+def _sum_of_squares(tensors: list[tf.Tensor]) -> tf.Tensor:
+  return tf.add_n([tf.reduce_sum(tf.square(x)) for x in tensors])
+
+
+def _split(problem, task, params):
+  """Splits independent tasks into groups; yields each one's task and parameters."""
+  num_coordinates = sum(p.shape.num_elements() for p in params)
+  parts = list(devices.shards(problem.num_tasks, num_coordinates // _MIN_GROUP))
+  if len(parts) == 1:
+    return [(task, params)]
+  cut = lambda nest, part: tf.nest.map_structure(lambda x: x[slice(*part)], nest)
+  return [
+    (task._replace(constants=cut(task.constants, part)), cut(params, part))
+    for part in parts
+  ]

@@ -71,18 +71,35 @@ def step_seed(task: Task, step: int | tf.Tensor) -> tf.Tensor:
     return seeds.fold_in(task.seed, step)
 
 
+def draw(problem: Problem, seed: tf.Tensor) -> tuple[Task, list[tf.Tensor]]:
+  """Draws the task that `seed` names; returns it and its initial parameters."""
+  with tf.name_scope("init/"):
+    init_seed, batch_seed = seeds.split(seed, 2)
+    params, constants = problem.init(init_seed)
+    return Task(constants, batch_seed), params
+
+
+def begin(
+  problem: Problem,
+  optimizer: Optimizer,
+  task: Task,
+  params: list[tf.Tensor],
+  evaluate=first_order,
+) -> Carry:
+  """Evaluates a task's starting point."""
+  with tf.name_scope("init/"):
+    state = optimizer.initial_state(params)
+  with tf.name_scope("step_0/"):
+    loss, grads = evaluate(problem, params, task.constants, step_seed(task, 0))
+  return Carry(params, state, loss, grads, tf.zeros([], tf.int32))
+
+
 def start(
   problem: Problem, optimizer: Optimizer, seed: tf.Tensor, evaluate=first_order
 ) -> tuple[Task, Carry]:
   """Draws the task that `seed` names and evaluates its starting point."""
-  with tf.name_scope("init/"):
-    init_seed, batch_seed = seeds.split(seed, 2)
-    params, constants = problem.init(init_seed)
-    state = optimizer.initial_state(params)
-  task = Task(constants, batch_seed)
-  with tf.name_scope("step_0/"):
-    loss, grads = evaluate(problem, params, constants, step_seed(task, 0))
-  return task, Carry(params, state, loss, grads, tf.zeros([], tf.int32))
+  task, params = draw(problem, seed)
+  return task, begin(problem, optimizer, task, params, evaluate)
 
 
 def step(

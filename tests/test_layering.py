@@ -23,7 +23,7 @@ _FLOORS = [
   ["export", "unroll"],
   ["optimizers", "problems"],
   ["preprocess"],
-  ["checkpoint", "plots", "registry", "seeds", "summaries"],
+  ["checkpoint", "devices", "plots", "registry", "seeds", "summaries"],
 ]
 _DEPTH = {name: depth for depth, names in enumerate(_FLOORS) for name in names}
 

@@ -25,6 +25,10 @@ class Optimizer(snt.Module, abc.ABC):
   # first-order meta-gradients need no tape through the optimizee.
   reads_gradients_alone = False
 
+  # Whether, on top of that, a coordinate's update depends on its own gradients alone,
+  # whatever tensor holds it. Then tasks can share one call, or be kept apart.
+  is_coordinatewise = False
+
   @property
   def name_scope(self) -> contextlib.AbstractContextManager[None]:
     # Sonnet would enter one absolute scope per module. The caller names the

@@ -153,6 +153,10 @@ class CoordinatewiseLSTM(ColumnwiseLSTM):
     """
     super().__init__(1, layers, preprocess, output_scale, initializer, seed, dtype)
 
+  @property
+  def is_coordinatewise(self) -> bool:
+    return self._is_elementwise
+
   def _to_columns(self, tensors):
     return tf.concat([tf.reshape(x, [1, -1]) for x in tensors], axis=1)
 

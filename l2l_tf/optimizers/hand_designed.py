@@ -67,6 +67,7 @@ class HandDesigned(base.Optimizer):
   """A rule with a learning rate, applied to each parameter by itself."""
 
   reads_gradients_alone = True
+  is_coordinatewise = True
   _initial_slots: tuple[float, ...] = ()  # value at which each moment starts
 
   def __init__(self, learning_rate: LearningRate, **hyper: float):

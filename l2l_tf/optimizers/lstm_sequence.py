@@ -10,13 +10,12 @@ cache; no tape holds the activations of a window.
 Werbos 1990, back-propagation through time, for the cell of `deep_lstm.py`.
 """
 
-import itertools
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf import devices
 from l2l_tf.optimizers import deep_lstm
 from l2l_tf.preprocess import Preprocess
 
@@ -57,12 +56,8 @@ def gradient(
     state: of the network before it read g_0.
   """
   num_coordinates = grads.shape[-1]
-  on_gpu = bool(tf.config.list_logical_devices("GPU"))
-  size = min(_GPU_BLOCK if on_gpu else _CPU_BLOCK, num_coordinates)
+  size = min(_GPU_BLOCK if devices.on_gpu() else _CPU_BLOCK, num_coordinates)
   num_blocks = -(-num_coordinates // size)
-  # Compiled calls at these sizes keep one core busy each; side by side, all cores.
-  num_shards = 1 if on_gpu else min(os.cpu_count() or 1, num_blocks)
-  ends = [num_blocks * i // num_shards for i in range(num_shards + 1)]
   shards = [
     _shard_gradient(
       weights,
@@ -71,10 +66,10 @@ def gradient(
       grads,
       loss_weights,
       state,
-      *map(tf.constant, pair),
+      *map(tf.constant, blocks),
       size,
     )
-    for pair in itertools.pairwise(ends)
+    for blocks in devices.shards(num_blocks, num_blocks)
   ]
   return tf.nest.map_structure(lambda *x: tf.add_n(x), *shards)
 

@@ -11,3 +11,4 @@ from l2l_tf.problems.synthetic import (
   SimpleMulti,
   quadratics,
 )
+from l2l_tf.problems.task_batch import TaskBatch

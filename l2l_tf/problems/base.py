@@ -33,6 +33,10 @@ class Problem(abc.ABC):
   # for every operation, and its convolutions are slow on a CPU.
   jit_compile = False
 
+  # Independent tasks that params and constants hold along their first axis, if more
+  # than one. The loss of some of them and that of the rest add up to that of all.
+  num_tasks = 1
+
   @abc.abstractmethod
   def init(self, seed: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
     """Draws a task.

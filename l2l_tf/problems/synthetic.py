@@ -80,7 +80,7 @@ class Quadratic(Problem):
         f"Quadratic got distribution={distribution!r}; choose one of"
         f" {', '.join(_QUADRATIC_DISTRIBUTIONS)}."
       )
-    self.batch_size = batch_size
+    self.batch_size = self.num_tasks = batch_size
     self.num_dims = num_dims
     self._stddev = stddev
     self._dtype = dtype
@@ -99,7 +99,8 @@ class Quadratic(Problem):
     return tf.reduce_sum(tf.square(tf.linalg.matvec(w, theta) - y), axis=1)
 
   def __call__(self, params, constants, seed):
-    return tf.reduce_mean(self.task_losses(params, constants, seed))
+    # Not the mean: params may hold some of the tasks only.
+    return tf.reduce_sum(self.task_losses(params, constants, seed)) / self.num_tasks
 
   def parameters(self):
     return [Parameter("theta", (self.batch_size, self.num_dims), "variable")]

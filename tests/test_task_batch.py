@@ -1,0 +1,186 @@
+"""Several tasks in one batch against the same tasks one by one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from l2l_tf import devices, meta_train, seeds, unroll
+from l2l_tf.meta_gradients import TruncatedBPTT
+from l2l_tf.meta_train import MetaTrainer
+from l2l_tf.optimizers import SGD, CoordinatewiseLSTM, Partition, Where
+from l2l_tf.problems import Polynomial, Problem, Quadratic, TaskBatch, digits_mlp
+
+SEED = seeds.make(0, seeds.TRAINING, 3)
+
+
+class Sorted(Problem):
+  """An operation without a vectorised form, for the loop: here a sort in numpy."""
+
+  def init(self, seed):
+    return [seeds.normal([3], seed)], {
+      "target": seeds.normal([3], seeds.split(seed, 1)[0])
+    }
+
+  def __call__(self, params, constants, seed):
+    ranks = tf.numpy_function(np.argsort, [params[0]], tf.int64)
+    weights = 1.0 + tf.cast(tf.ensure_shape(ranks, [3]), tf.float32)
+    return tf.reduce_sum(weights * tf.square(params[0] - constants["target"]))
+
+
+PROBLEMS = {
+  "digits": digits_mlp,
+  "polynomial": Polynomial,
+  "quadratic": lambda: Quadratic(2, 3),
+  "without a vectorised form": Sorted,
+}
+
+
+def alone(problem, batch, params, constants, seed, m):
+  """Task m's loss and gradient without the batch."""
+  pick = lambda nest: tf.nest.map_structure(lambda x: x[m], nest)
+  own_constants, key = pick(constants)
+  step_seed = seeds.fold_in(seeds.fold_in(key, seed[0]), seed[1])
+  return unroll.second_order(problem, pick(params), own_constants, step_seed)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_task_has_the_loss_and_the_gradient_that_it_has_alone(name):
+  problem = PROBLEMS[name]()
+  batch = TaskBatch(problem, 3)
+  params, constants = batch.init(SEED)
+  step_seed = seeds.make(7)
+  loss, grads = unroll.second_order(batch, params, constants, step_seed)
+  expected = [alone(problem, batch, params, constants, step_seed, m) for m in range(3)]
+  np.testing.assert_allclose(loss, sum(x for x, _ in expected), rtol=1e-5)
+  losses = batch.task_losses(params, constants, step_seed)
+  np.testing.assert_allclose(losses, [x for x, _ in expected], rtol=1e-5)
+  for i, g in enumerate(grads):
+    stacked = tf.stack([own[i] for _, own in expected])
+    np.testing.assert_allclose(g, stacked, rtol=1e-4, atol=1e-6)
+
+
+def test_tasks_start_differently_and_meet_different_mini_batches():
+  params, constants = TaskBatch(digits_mlp(), 2).init(SEED)
+  assert np.any(params[0][0] != params[0][1])
+  assert np.any(constants[1][0] != constants[1][1])
+
+
+def test_parameters_have_the_tasks_as_their_first_axis():
+  batch = TaskBatch(digits_mlp((5,)), 4)
+  assert [p.shape for p in batch.parameters()] == [
+    (4, 64, 5),
+    (4, 5),
+    (4, 5, 10),
+    (4, 10),
+  ]
+  params, _ = batch.init(SEED)
+  assert [tuple(p.shape) for p in params] == [p.shape for p in batch.parameters()]
+
+
+def test_held_out_is_the_mean_over_the_tasks():
+  problem = digits_mlp((3,))
+  batch = TaskBatch(problem, 2)
+  params, constants = batch.init(SEED)
+  each = [problem.held_out([p[m] for p in params], []) for m in range(2)]
+  for name, value in batch.held_out(params, constants).items():
+    np.testing.assert_allclose(value, np.mean([e[name] for e in each]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_tasks", [0, -1])
+def test_a_batch_without_tasks_is_an_error(num_tasks):
+  with pytest.raises(ValueError, match=f"num_tasks={num_tasks}; it must be at least 1"):
+    TaskBatch(Polynomial(), num_tasks)
+
+
+def lstm(preprocess="log_and_sign"):
+  return CoordinatewiseLSTM((3,), preprocess, 0.1)
+
+
+def normalize(grads):
+  return (grads / (1e-3 + tf.norm(grads)))[:, tf.newaxis]
+
+
+def trainer(problem, optimizer, **flags):
+  return MetaTrainer(
+    problem, optimizer, SGD(0.1), num_steps=6, unroll_length=3, **flags
+  )
+
+
+def single_tasks(run):
+  """The tasks of a run's first episode, each by itself: problem, task, parameters."""
+  seed = seeds.make(0, seeds.TRAINING, 0)
+  if not run.optimizer.is_coordinatewise:
+    for key in seeds.split(seed, 3):
+      yield run.problem, *unroll.draw(run.problem, key)
+    return
+  task, params = unroll.draw(TaskBatch(run.problem, 3), seed)
+  for m in range(3):
+    cut = lambda nest, m=m: tf.nest.map_structure(lambda x: x[m : m + 1], nest)
+    own = unroll.Task(cut(task.constants), task.seed)
+    yield TaskBatch(run.problem, 1), own, cut(params)
+
+
+@pytest.mark.parametrize(
+  "preprocess, num_groups", [("log_and_sign", 1), (normalize, 3)]
+)
+def test_the_meta_gradient_is_the_mean_over_the_tasks(preprocess, num_groups):
+  optimizer = lstm(preprocess)
+  run = trainer(Polynomial(4, 8), optimizer, meta_batch_size=3)
+  groups, carries, _ = run._start(0)
+  assert len(groups) == num_groups  # One call for all, or a loop where that is wrong.
+  window, _ = run._windows(groups, carries, 3, lambda *_: ())
+  singles = []
+  for problem, task, params in single_tasks(run):
+    carry = unroll.begin(problem, optimizer, task, params)
+    meta_gradient = TruncatedBPTT()
+    singles.append(meta_gradient(problem, optimizer, task, carry, 3, lambda *_: ()))
+  for i, gradient in enumerate(window.meta_gradient):
+    mean = np.mean([s.meta_gradient[i] for s in singles], axis=0)
+    np.testing.assert_allclose(gradient, mean, rtol=1e-3, atol=1e-6)
+  mean = np.mean([float(s.meta_loss) for s in singles])
+  np.testing.assert_allclose(window.meta_loss, mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 4])
+def test_groups_side_by_side_compute_what_one_group_does(monkeypatch, meta_batch_size):
+  metrics, weights = [], []
+  for most in (1, 2):
+    monkeypatch.setattr(devices, "num_shards", lambda most=most: most)
+    monkeypatch.setattr(meta_train, "_MIN_GROUP", 1)
+    optimizer = lstm()
+    run = trainer(Quadratic(5, 3), optimizer, meta_batch_size=meta_batch_size)
+    assert len(run._start(0)[0]) == most
+    metrics.append(run.train_episode(0))
+    weights.append([v.numpy() for v in optimizer.trainable_variables])
+  for one, two in zip(tf.nest.flatten(metrics[0]), tf.nest.flatten(metrics[1])):
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+  for one, two in zip(*weights):
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_few_coordinates_stay_in_one_group(monkeypatch):
+  monkeypatch.setattr(devices, "num_shards", lambda: 8)
+  assert len(trainer(Quadratic(8, 3), lstm())._start(0)[0]) == 1
+  assert len(trainer(Quadratic(128, 10), lstm())._start(0)[0]) == 5
+
+
+def test_a_partition_runs_its_tasks_one_by_one():
+  problem = Polynomial(4, 8)
+  optimizer = Partition([(Where(), lstm())], problem.parameters())
+  run = trainer(problem, optimizer, meta_batch_size=2)
+  metrics = run.train_episode(0)
+  assert len(run._start(0)[0]) == 2
+  assert np.all(np.isfinite(metrics["losses"])) and not metrics["skipped"].any()
+
+
+def test_losses_and_sizes_are_per_task():
+  one = trainer(digits_mlp(), lstm()).train_episode(0)
+  four = trainer(digits_mlp(), lstm(), meta_batch_size=4).train_episode(0)
+  for name in ("losses", "gradient_size", "update_size"):
+    np.testing.assert_allclose(four[name], one[name], rtol=0.3)
+    assert four[name].shape == one[name].shape
+
+
+def test_a_meta_batch_without_tasks_is_an_error():
+  with pytest.raises(ValueError, match="meta_batch_size=0 must be at least 1"):
+    trainer(Polynomial(), lstm(), meta_batch_size=0)
