@@ -66,6 +66,12 @@ flags.DEFINE_integer(
   "num_steps", None, f"Inner steps per epoch; {_recipe('num_steps')}", lower_bound=1
 )
 flags.DEFINE_integer(
+  "meta_batch_size",
+  1,
+  "Fresh tasks that an epoch optimizes side by side; the meta-loss is their mean.",
+  lower_bound=1,
+)
+flags.DEFINE_integer(
   "unroll_length",
   None,
   "Inner steps per window of truncated back-propagation, a divisor of num_steps;"
@@ -134,7 +140,12 @@ flags.DEFINE_string(
   " tensorboard_logs/<problem>.",
 )
 flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
-flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles an epoch.")
+flags.DEFINE_bool(
+  "jit_compile",
+  False,
+  "Whether XLA compiles an epoch as a whole; by default it compiles the parts that gain"
+  " by it, on all cores.",
+)
 flags.DEFINE_bool(
   "trace_graph",
   False,
