@@ -17,8 +17,12 @@ def on_gpu() -> bool:
 
 
 def num_shards() -> int:
-  """Returns into how many parts to split work."""
-  return 1 if on_gpu() else os.cpu_count() or 1
+  """Returns into how many parts to split work: the cores that this process may use."""
+  if on_gpu():
+    return 1
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def shards(size: int, most: int) -> Iterator[tuple[int, int]]:

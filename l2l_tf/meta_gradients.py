@@ -5,7 +5,6 @@ back-propagation through time over a window of the trajectory.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -85,7 +84,21 @@ class TruncatedBPTT:
 
   def _recorded(self, problem, optimizer, task, carry, length, observe):
     """Runs without a tape, then back-propagates over the gradients that it met."""
-    run = _compiled_unroll(problem, optimizer, observe)
+    # XLA compiles the whole loop, or the optimizer's step in it, or neither.
+    step, whole = optimizer, problem.jit_compile and optimizer.jit_compile
+    if optimizer.jit_compile and not whole:
+      step = tf.function(optimizer.__call__, jit_compile=True, autograph=False)
+    run = lambda task, carry, length: self.unroll(
+      problem,
+      step,
+      task,
+      carry,
+      length,
+      lambda c, updates: (c.loss, optimizer.record(c.grads), observe(c, updates)),
+      unroll_lib.second_order,  # No tape is there to be stopped.
+    )
+    if whole:
+      run = tf.function(run, jit_compile=True, autograph=False)
     end, (losses, later, observed) = run(task, carry, length)
     weights = self._weights_of(length, losses.dtype)
     with tf.name_scope("meta_gradient"):
@@ -131,21 +144,3 @@ class TruncatedBPTT:
       raise ValueError(error.replace("another length", f"{length} steps"))
     with tf.control_dependencies([tf.debugging.assert_equal(length, count, error)]):
       return tf.constant(self.weights, dtype)
-
-
-@functools.lru_cache(maxsize=16)  # Groups of one size share what is compiled.
-def _compiled_unroll(problem, optimizer, observe) -> Callable:
-  """The inner loop without a tape, compiled as far as the problem allows."""
-  step = optimizer
-  if not problem.jit_compile:
-    step = tf.function(optimizer.__call__, jit_compile=True, autograph=False)
-  run = lambda task, carry, length: unroll_lib.unroll(
-    problem,
-    step,
-    task,
-    carry,
-    length,
-    lambda c, updates: (c.loss, optimizer.record(c.grads), observe(c, updates)),
-    unroll_lib.second_order,  # No tape is there to be stopped.
-  )
-  return tf.function(run, jit_compile=problem.jit_compile, autograph=False)

@@ -24,7 +24,7 @@ class MetaTrainer(tf.Module):
   An episode optimizes one freshly drawn task, or a meta-batch of them, for
   `num_steps` steps. After every window of `unroll_length` steps phi is updated, while
   the optimizees and the optimizer's state go on. A whole episode is one call of one
-  `tf.function`, which keeps all cores busy.
+  `tf.function`.
 
   >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM())
   >>> for metrics in trainer.train(num_episodes=100):
@@ -55,8 +55,9 @@ class MetaTrainer(tf.Module):
       unroll_length: inner steps per window (the paper's 20).
       clip_norm: global norm to which a meta-gradient is clipped.
       seed: names the sequence of tasks.
-      jit_compile: whether XLA compiles the whole episode, anew for each
-        `unroll_length`; without it, it compiles the parts where that pays.
+      jit_compile: whether XLA compiles the whole episode, for one core; without it,
+        it compiles the parts where that pays, for all. Either way anew for each
+        `unroll_length`.
       meta_batch_size: tasks drawn per episode; the meta-loss is their mean.
 
     Raises:
@@ -67,6 +68,11 @@ class MetaTrainer(tf.Module):
     check_lengths(num_steps, unroll_length)
     if meta_batch_size < 1:
       raise ValueError(f"meta_batch_size={meta_batch_size} must be at least 1.")
+    if jit_compile and meta_batch_size > 1:
+      raise ValueError(
+        f"jit_compile=True with meta_batch_size={meta_batch_size} would compile anew in"
+        " every episode; leave one of them out."
+      )
     if not clip_norm > 0:
       raise ValueError(f"clip_norm={clip_norm} must be positive; inf turns it off.")
     if not optimizer.trainable_variables:
@@ -124,18 +130,18 @@ class MetaTrainer(tf.Module):
     """Returns the graph of an episode's first window; nothing is run."""
 
     def window():
-      groups, carries, meta_state = self._start(0)
+      groups, carries, meta_state = self._start(0, most_groups=1)
       window, _ = self._windows(groups, carries, self.unroll_length, lambda *_: ())
       self._update(window, meta_state)
       return window.meta_loss
 
     return tf.function(window, autograph=False).get_concrete_function().graph
 
-  def _start(self, episode):
+  def _start(self, episode, most_groups=None):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
     groups, carries = [], []
-    for problem, task, params in self._draw(seed):
+    for problem, task, params in self._draw(seed, most_groups):
       evaluate = self.meta_gradient.evaluate
       carry = unroll_lib.begin(problem, self.optimizer, task, params, evaluate)
       groups.append((problem, task))
@@ -145,7 +151,7 @@ class MetaTrainer(tf.Module):
       meta_state = tf.nest.pack_sequence_as(self._meta_state, values)
     return groups, carries, meta_state
 
-  def _draw(self, seed):
+  def _draw(self, seed, most_groups):
     """Draws the episode's tasks, in groups that can run side by side."""
     problem, size = self.problem, self._meta_batch_size
     if not self.optimizer.is_coordinatewise:
@@ -154,7 +160,8 @@ class MetaTrainer(tf.Module):
     if size > 1:
       problem = TaskBatch(problem, size)
     drawn = unroll_lib.draw(problem, seed)
-    return [(problem, *group) for group in _split(problem, *drawn)]
+    most = 1 if self._jit_compile else most_groups  # One program, one core.
+    return [(problem, *group) for group in _split(problem, *drawn, most)]
 
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
@@ -179,6 +186,8 @@ class MetaTrainer(tf.Module):
       variable.assign(value)
     losses, gradient_size, update_size = (r.concat() for r in records[3:])
     diagnostics = [self.optimizer.diagnostics(c.grads, c.state) for c in carries]
+    counts = [_count(c.params) for c in carries]
+    mean = lambda *x: tf.add_n([n * v for n, v in zip(counts, x)]) / sum(counts)
     return {
       "meta_loss": records[0].stack(),
       "meta_gradient_norm": records[1].stack(),
@@ -186,7 +195,7 @@ class MetaTrainer(tf.Module):
       "losses": tf.concat([[first_loss], losses], axis=0),
       "gradient_size": gradient_size,
       "update_size": update_size,
-      "diagnostics": tf.nest.map_structure(lambda *x: tf.reduce_mean(x), *diagnostics),
+      "diagnostics": tf.nest.map_structure(mean, *diagnostics),
     }
 
   def _window(self, groups, carries, meta_state, length):
@@ -194,17 +203,20 @@ class MetaTrainer(tf.Module):
     window, carries = self._windows(groups, carries, length, _observe)
     norm, skipped, meta_state = self._update(window, meta_state)
     loss, *squares = window.observed
-    count = sum(x.shape.num_elements() for c in carries for x in c.params)
+    count = sum(_count(c.params) for c in carries)
     sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
     norm = tf.cast(norm, loss.dtype)
     return (window.meta_loss, norm, skipped, loss, *sizes), carries, meta_state
 
   def _windows(self, groups, carries, length, observe):
     """Runs every group's window; returns their sum, per task, and where they ended."""
-    windows = [
-      self.meta_gradient(problem, self.optimizer, task, carry, length, observe)
-      for (problem, task), carry in zip(groups, carries)
-    ]
+    problem = groups[0][0]  # the same in all
+    run = lambda task, carry, length: self.meta_gradient(
+      problem, self.optimizer, task, carry, length, observe
+    )
+    if len(groups) > 1:  # Those of one size share what is traced and compiled.
+      run = tf.function(run, autograph=False)
+    windows = [run(task, c, length) for (_, task), c in zip(groups, carries)]
     per_task = lambda *x: tf.add_n(x) / self._meta_batch_size
     if len(windows) == self._meta_batch_size == 1:
       per_task = lambda x: x  # no operations without a purpose in the graph
@@ -249,14 +261,18 @@ def _observe(carry, updates):
     return carry.loss, _sum_of_squares(carry.grads), _sum_of_squares(updates)
 
 
+def _count(tensors: list[tf.Tensor]) -> int:
+  return sum(x.shape.num_elements() for x in tensors)
+
+
 def _sum_of_squares(tensors: list[tf.Tensor]) -> tf.Tensor:
   return tf.add_n([tf.reduce_sum(tf.square(x)) for x in tensors])
 
 
-def _split(problem, task, params):
-  """Splits independent tasks into groups; yields each one's task and parameters."""
-  num_coordinates = sum(p.shape.num_elements() for p in params)
-  parts = list(devices.shards(problem.num_tasks, num_coordinates // _MIN_GROUP))
+def _split(problem, task, params, most_groups):
+  """Splits independent tasks into groups; returns each one's task and parameters."""
+  most = most_groups or _count(params) // _MIN_GROUP
+  parts = list(devices.shards(problem.num_tasks, most))
   if len(parts) == 1:
     return [(task, params)]
   cut = lambda nest, part: tf.nest.map_structure(lambda x: x[slice(*part)], nest)

@@ -82,15 +82,18 @@ class Concat:
 
   parts: Sequence[Preprocess]
 
+  def __post_init__(self):
+    object.__setattr__(self, "parts", tuple(self.parts))
+
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
     return tf.concat([part(grads) for part in self.parts], axis=-1)
 
 
 def is_elementwise(preprocess: Preprocess) -> bool:
   """Whether each entry's features are known to depend on that entry alone."""
-  if isinstance(preprocess, Concat):
+  if type(preprocess) is Concat:
     return all(map(is_elementwise, preprocess.parts))
-  return isinstance(preprocess, Identity | Clamp | LogAndSign)
+  return type(preprocess) in (Identity, Clamp, LogAndSign)
 
 
 def _check_scale(function: Identity | Clamp) -> None:

@@ -6,12 +6,12 @@ weights' gradient, or activations of all coordinates at once fails here.
 
 import collections
 import functools
+import math
 import re
 
 import pytest
 import tensorflow as tf
 
-from l2l_tf import unroll
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer
 from l2l_tf.optimizers import CoordinatewiseLSTM, lstm_sequence
@@ -42,16 +42,15 @@ def program(num_coordinates, num_steps, stage="optimized_hlo"):
   return describe(stage=stage)
 
 
-def buffers(text):
-  """Bytes of each kind of array that the program carries through its loops."""
-  carried = re.findall(r"= \((.*?)\) while\(", text)
-  shapes = {match for line in carried for match in _SHAPE.findall(line)}
-  return {
-    (kind, dims): _BYTES[kind] * functools.reduce(
-      lambda n, d: n * int(d), filter(None, dims.split(",")), 1
-    )
-    for kind, dims in shapes
-  }  # fmt: skip
+def carried(text):
+  """The arrays that each loop of the program carries, as (kind, dimensions)."""
+  loops = re.findall(r"= \((.*?)\) while\(", text)
+  return [_SHAPE.findall(loop) for loop in loops]
+
+
+def size(array):
+  kind, dims = array
+  return math.prod(int(n) for n in dims.split(",") if n) * _BYTES[kind]
 
 
 def test_the_weights_gradient_is_one_product_over_all_steps():
@@ -78,24 +77,36 @@ def test_the_program_does_not_grow_with_the_window():
 
 
 def test_activations_are_held_for_one_block_at_a_time():
-  few, many = (buffers(program(n, 20)) for n in (512, 8192))
-  with_coordinates = lambda kinds, n: {k for k in kinds if str(n) in k[1].split(",")}
-  assert set(few) - with_coordinates(few, 512) == set(many) - with_coordinates(
-    many, 8192
+  # Of all coordinates a loop holds what it is given: gradients and state.
+  given = {f"21,1,{n}" for n in (512, 8192)} | {f"20,{n}" for n in (512, 8192)}
+  few, many = (
+    sorted(array for loop in carried(program(n, 20)) for array in loop)
+    for n in (512, 8192)
   )
-  # Of all coordinates: the recorded gradients and the state before the window.
-  largest = max(many[kind] for kind in with_coordinates(many, 8192))
-  assert largest == 4 * max(21 * 8192, 20 * 8192)
-  assert max(few[k] for k in set(few) - with_coordinates(few, 512)) <= 4 * 20 * 80 * 128
+  rest = lambda arrays: [array for array in arrays if array[1] not in given]
+  assert rest(few) == rest(many)
+  assert max(map(size, rest(many))) == 4 * 20 * 80 * 128
 
 
-@pytest.mark.parametrize("num_steps", [20, 40])
-def test_memory_grows_by_the_recorded_gradients_of_a_block_and_its_activations(
-  num_steps,
-):
-  kinds = buffers(program(512, num_steps))
-  longest = {k: n for k, n in kinds.items() if k[1].startswith(f"{num_steps},")}
-  assert sum(longest.values()) <= 4 * num_steps * 128 * 300  # floats a coordinate-step
+@pytest.mark.parametrize("num_steps", [30, 60])
+def test_a_window_s_memory_is_so_many_floats_per_coordinate_and_step(num_steps):
+  # Of the block in hand; the loop forwards holds 305, the one backwards 465.
+  of_steps = lambda loop: [a for a in loop if a[1].startswith(f"{num_steps},")]
+  floats = [
+    sum(map(size, of_steps(loop))) / (4 * num_steps * 128)
+    for loop in carried(program(512, num_steps))
+  ]
+  assert max(floats) <= 500
+
+
+def test_an_episode_traces_its_parts_once():
+  trainer = MetaTrainer(Quadratic(4, 3), CoordinatewiseLSTM((4,)), num_steps=40)
+  trainer.train_episode(0)
+  count = lstm_sequence._shard_gradient.experimental_get_tracing_count
+  before = trainer.num_traces, count()
+  for episode in range(1, 4):
+    trainer.train_episode(episode)
+  assert (trainer.num_traces, count()) == before
 
 
 def operations(graph):
@@ -131,18 +142,3 @@ def test_second_derivatives_do_keep_one():
 def test_an_episode_holds_no_host_call():
   counts = operations(episode_graph(digits_mlp()))
   assert not {"PyFunc", "EagerPyFunc", "PyFuncStateless"} & set(counts)
-
-
-def test_the_optimizee_is_differentiated_once():
-  calls = []
-
-  class Counting(Quadratic):
-    def __call__(self, params, constants, seed):
-      calls.append(1)
-      return super().__call__(params, constants, seed)
-
-  problem, optimizer = Counting(2, 2), CoordinatewiseLSTM((2,))
-  task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
-  calls.clear()
-  TruncatedBPTT()(problem, optimizer, task, carry, tf.constant(3), lambda *_: ())
-  assert len(calls) == 1  # traced once: no second pass, neither here nor on a tape

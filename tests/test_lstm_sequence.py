@@ -1,24 +1,30 @@
 """The pass over recorded gradients against the taped unroll, its reference."""
 
+import dataclasses
+
 import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf import seeds, unroll
+from l2l_tf import devices, seeds, unroll
 from l2l_tf.meta_gradients import TruncatedBPTT, all_ones, last_only
 from l2l_tf.optimizers import (
   SGD,
+  Adagrad,
+  Adam,
   CoordinatewiseLSTM,
   KernelwiseLSTM,
   Momentum,
+  Nesterov,
   Optimizer,
   Partition,
+  RMSprop,
   Where,
   lstm_sequence,
 )
-from l2l_tf.preprocess import Clamp
+from l2l_tf.preprocess import Clamp, Concat, LogAndSign
 from l2l_tf.problems import Problem, Quadratic, SimpleMulti, digits_mlp
 
 SEED = seeds.make(0, seeds.TRAINING, 0)
@@ -181,10 +187,76 @@ def test_any_optimizer_that_reads_gradients_alone_has_the_pass():
   assert_equal(*both, rtol=1e-10)
 
 
-def test_a_trainable_learning_rate_has_its_gradient():
+@pytest.mark.parametrize("rule", [SGD, Momentum, Nesterov, RMSprop, Adagrad, Adam])
+def test_a_trainable_learning_rate_has_its_gradient(rule):
   rate = tf.Variable(0.01, dtype=tf.float64)
-  both = windows(quadratic(), SGD(rate), TruncatedBPTT(), length=6)
+  both = windows(quadratic(), rule(rate), TruncatedBPTT(), length=6)
   assert both[0].meta_gradient[0] != 0.0
+  assert_equal(*both, rtol=1e-10)
+
+
+def test_a_variable_that_two_members_share_has_the_sum_of_their_gradients():
+  rate = tf.Variable(0.01, dtype=tf.float64)
+  routes = [(Where(rank=4), SGD(rate)), (Where(rank=1), Momentum(rate))]
+  problem = Filters()
+  optimizer = Partition(routes, problem.parameters())
+  both = windows(problem, optimizer, TruncatedBPTT(), length=4)
+  assert_equal(*both, rtol=1e-10)
+
+
+def test_kernels_of_several_rows_fill_several_blocks(monkeypatch):
+  class Kernels(Quadratic):
+    def init(self, seed):
+      return [seeds.normal([2, 2, 7, 30], seed, dtype=tf.float64)], []
+
+    def __call__(self, params, constants, seed):
+      return tf.reduce_mean(tf.square(tf.square(params[0]) - 0.5))
+
+  optimizer = KernelwiseLSTM((2, 2), (3,), "log_and_sign", 0.3, **DOUBLE)
+  randomize(optimizer)
+  for cores in (1, 3):
+    monkeypatch.setattr(devices, "num_shards", lambda cores=cores: cores)
+    both = windows(Kernels(), optimizer, TruncatedBPTT(), length=4)
+    assert_equal(*both, rtol=1e-10)
+
+
+def test_no_coordinates_have_the_gradient_zero():
+  optimizer = lstm((2,))(None)
+  recorded = optimizer.record([tf.zeros([0, 3], tf.float64)])
+  recorded = tf.stack([recorded] * 4)
+  state = optimizer.initial_state([tf.zeros([0, 3], tf.float64)])
+  for g in optimizer.sequence_gradient(recorded, state, tf.ones([3], tf.float64)):
+    assert not np.any(g)
+
+
+def test_a_preprocess_that_cannot_be_compiled_still_trains():
+  def ranks(grads):
+    order = tf.numpy_function(lambda g: np.sign(g), [grads], tf.float64)
+    return tf.ensure_shape(order, grads.shape)[:, tf.newaxis]
+
+  optimizer = lstm((2,), ranks)(None)
+  both = windows(quadratic(), optimizer, TruncatedBPTT(), length=3)
+  assert_equal(*both, rtol=1e-10)
+
+
+def test_a_problem_need_not_be_hashable():
+  @dataclasses.dataclass
+  class Bowl(Problem):
+    size: int
+    jit_compile = True
+
+    def init(self, seed):
+      return [seeds.normal([self.size], seed, dtype=tf.float64)], []
+
+    def __call__(self, params, constants, seed):
+      return tf.reduce_sum(tf.square(params[0]))
+
+  assert_equal(*windows(Bowl(3), lstm((2,))(None), TruncatedBPTT(), 3), rtol=1e-10)
+
+
+def test_a_list_of_functions_can_be_concatenated():
+  preprocess = Concat([LogAndSign(), Clamp()])
+  both = windows(quadratic(), lstm((2,), preprocess)(None), TruncatedBPTT(), length=3)
   assert_equal(*both, rtol=1e-10)
 
 

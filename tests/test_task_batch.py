@@ -158,6 +158,47 @@ def test_groups_side_by_side_compute_what_one_group_does(monkeypatch, meta_batch
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
+def test_a_subclass_with_a_loss_of_its_own_is_not_split(monkeypatch):
+  class Mean(Quadratic):
+    def __call__(self, params, constants, seed):
+      return tf.reduce_mean(self.task_losses(params, constants, seed))
+
+  monkeypatch.setattr(devices, "num_shards", lambda: 2)
+  runs = [trainer(make(128, 10), lstm()) for make in (Quadratic, Mean)]
+  assert [len(run._start(0)[0]) for run in runs] == [2, 1]
+  one, two = (run.train_episode(0)["losses"] for run in runs)
+  np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+def test_a_loss_that_is_no_scalar_is_refused():
+  class Vector(Polynomial):
+    def __call__(self, params, constants, seed):
+      return params[0]
+
+  with pytest.raises(ValueError, match=r"Vector returned a loss of shape \(4,\)"):
+    trainer(Vector(4, 8), lstm(), meta_batch_size=2).train_episode(0)
+
+
+def test_diagnostics_weigh_the_groups_by_their_coordinates(monkeypatch):
+  saturation = []
+  for most in (1, 2):
+    monkeypatch.setattr(devices, "num_shards", lambda most=most: most)
+    monkeypatch.setattr(meta_train, "_MIN_GROUP", 1)
+    optimizer = lstm()
+    for v in optimizer.trainable_variables:
+      v.assign(10.0 * v)
+    metrics = trainer(Quadratic(5, 3), optimizer).train_episode(0)
+    saturation.append(metrics["diagnostics"])
+  assert any(0.0 < value < 1.0 for value in saturation[0].values())
+  for name, value in saturation[0].items():
+    np.testing.assert_allclose(saturation[1][name], value, atol=1e-6)
+
+
+def test_a_meta_batch_is_not_compiled_as_a_whole():
+  with pytest.raises(ValueError, match="meta_batch_size=2 would compile anew"):
+    trainer(Polynomial(), lstm(), meta_batch_size=2, jit_compile=True)
+
+
 def test_few_coordinates_stay_in_one_group(monkeypatch):
   monkeypatch.setattr(devices, "num_shards", lambda: 8)
   assert len(trainer(Quadratic(8, 3), lstm())._start(0)[0]) == 1

@@ -5,8 +5,9 @@ import collections
 import pytest
 import tensorflow as tf
 
+from l2l_tf import devices
 from l2l_tf.optimizers import CoordinatewiseLSTM
-from l2l_tf.problems import Polynomial
+from l2l_tf.problems import Polynomial, Quadratic
 from l2l_tf.summaries import TensorBoard
 from l2l_tf.trace_graph import trace_graph
 
@@ -120,3 +121,10 @@ def test_tracing_trains_nothing():
   trace_graph(Polynomial(2), optimizer, unroll_length=1)
   for variable, value in zip(optimizer.variables, before, strict=True):
     assert (variable.numpy() == value).all()
+
+
+def test_independent_tasks_are_drawn_as_one_graph(monkeypatch):
+  monkeypatch.setattr(devices, "num_shards", lambda: 2)
+  graph = trace_graph(Quadratic(128, 10), CoordinatewiseLSTM((2,)), unroll_length=1)
+  scopes = {node.name.split("/")[1] for node in graph.node if "step_0/" in node.name}
+  assert "optimizer" in scopes and "optimizer_1" not in scopes

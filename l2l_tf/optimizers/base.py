@@ -25,8 +25,11 @@ class Optimizer(snt.Module, abc.ABC):
   # first-order meta-gradients need no tape through the optimizee.
   reads_gradients_alone = False
 
-  # Whether, on top of that, a coordinate's update depends on its own gradients alone,
-  # whatever tensor holds it. Then tasks can share one call, or be kept apart.
+  # Whether XLA may compile a step in meta-training.
+  jit_compile = False
+
+  # Whether, on top of the first, a coordinate's update depends on its own gradients
+  # alone, whatever tensor holds it. Then tasks can share one call, or be kept apart.
   is_coordinatewise = False
 
   @property

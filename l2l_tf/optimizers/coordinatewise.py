@@ -54,6 +54,10 @@ class ColumnwiseLSTM(base.Optimizer):
     )
 
   @property
+  def jit_compile(self) -> bool:
+    return self._is_elementwise  # A preprocess of the user's may hold anything.
+
+  @property
   def config(self) -> dict[str, Any]:
     return dict(self._config)
 

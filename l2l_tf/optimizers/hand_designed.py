@@ -68,6 +68,7 @@ class HandDesigned(base.Optimizer):
 
   reads_gradients_alone = True
   is_coordinatewise = True
+  jit_compile = True
   _initial_slots: tuple[float, ...] = ()  # value at which each moment starts
 
   def __init__(self, learning_rate: LearningRate, **hyper: float):

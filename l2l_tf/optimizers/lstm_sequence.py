@@ -22,7 +22,7 @@ from l2l_tf.preprocess import Preprocess
 # Coordinates per block: the fastest of 64 to 1024 for two layers of 20 units on two
 # cores with 512 KiB of second-level cache each (benchmarks/README.md).
 _CPU_BLOCK = 128
-_GPU_BLOCK = 1 << 17
+_GPU_BLOCK = 1 << 13
 
 
 class _Step(NamedTuple):
@@ -56,6 +56,8 @@ def gradient(
     state: of the network before it read g_0.
   """
   num_coordinates = grads.shape[-1]
+  if num_coordinates == 0:
+    return tf.nest.map_structure(tf.zeros_like, weights)
   size = min(_GPU_BLOCK if devices.on_gpu() else _CPU_BLOCK, num_coordinates)
   num_blocks = -(-num_coordinates // size)
   shards = [

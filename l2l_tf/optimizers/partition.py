@@ -130,6 +130,10 @@ class Partition(base.Optimizer):
   def reads_gradients_alone(self) -> bool:
     return all(member.reads_gradients_alone for member in self._members)
 
+  @property
+  def jit_compile(self) -> bool:
+    return all(member.jit_compile for member in self._members)
+
   def record(self, grads):
     self._check("grads", grads)
     return tuple(
@@ -138,14 +142,12 @@ class Partition(base.Optimizer):
     )
 
   def sequence_gradient(self, recorded, state, loss_weights):
-    by_variable = {
-      variable.ref(): gradient
-      for member, *seen in zip(self._members, recorded, state)
-      for variable, gradient in zip(
-        member.trainable_variables, member.sequence_gradient(*seen, loss_weights)
-      )
-    }
-    return [by_variable[v.ref()] for v in self.trainable_variables]
+    total = {v.ref(): tf.zeros_like(v) for v in self.trainable_variables}
+    for member, *seen in zip(self._members, recorded, state):
+      gradient = member.sequence_gradient(*seen, loss_weights)
+      for v, g in zip(member.trainable_variables, gradient):
+        total[v.ref()] += g  # Two members may share a variable.
+    return [total[v.ref()] for v in self.trainable_variables]
 
   def diagnostics(self, grads, state):
     self._check("grads", grads)

@@ -33,8 +33,9 @@ class Problem(abc.ABC):
   # for every operation, and its convolutions are slow on a CPU.
   jit_compile = False
 
-  # Independent tasks that params and constants hold along their first axis, if more
-  # than one. The loss of some of them and that of the rest add up to that of all.
+  # Independent tasks, if more than one, that all params and all constants hold along
+  # their first axis, and that draw nothing together from a step's seed. Called with
+  # some of them, the problem returns their part of the loss; the parts add up.
   num_tasks = 1
 
   @abc.abstractmethod
@@ -60,7 +61,7 @@ class Problem(abc.ABC):
   ) -> tf.Tensor:
     """Losses of the independent tasks that share one call; shape [num_tasks].
 
-    Their mean is the loss. Most problems hold a single task; `Quadratic` holds
+    Most problems hold a single task; `Quadratic` holds
     `batch_size` of them, and an evaluation reports each one by itself.
     """
     return tf.reshape(self(params, constants, seed), [1])

@@ -80,7 +80,9 @@ class Quadratic(Problem):
         f"Quadratic got distribution={distribution!r}; choose one of"
         f" {', '.join(_QUADRATIC_DISTRIBUTIONS)}."
       )
-    self.batch_size = self.num_tasks = batch_size
+    self.batch_size = batch_size
+    # A subclass may compute another loss, which may not come in parts.
+    self.num_tasks = batch_size if type(self) is Quadratic else 1
     self.num_dims = num_dims
     self._stddev = stddev
     self._dtype = dtype
@@ -100,7 +102,7 @@ class Quadratic(Problem):
 
   def __call__(self, params, constants, seed):
     # Not the mean: params may hold some of the tasks only.
-    return tf.reduce_sum(self.task_losses(params, constants, seed)) / self.num_tasks
+    return tf.reduce_sum(self.task_losses(params, constants, seed)) / self.batch_size
 
   def parameters(self):
     return [Parameter("theta", (self.batch_size, self.num_dims), "variable")]

@@ -39,7 +39,13 @@ class TaskBatch(Problem):
   def task_losses(self, params, constants, seed):
     def loss(task):
       params, constants, key = task
-      return self._problem(params, constants, _fold(key, seed))
+      value = self._problem(params, constants, _fold(key, seed))
+      if value.shape.rank != 0:
+        raise ValueError(
+          f"{type(self._problem).__name__} returned a loss of shape {value.shape}; it"
+          " must return a scalar tensor, so reduce it, e.g. with tf.reduce_mean."
+        )
+      return value
 
     return _vectorize(loss, (params, *constants))
 

@@ -22,7 +22,8 @@ from l2l_tf.training_run import Epoch, TrainingRun, stop_signals
 _PRESENTATION = ("log_period", "save_path", "trace_graph")
 _HYPER_PARAMETERS = [
   "problem", "layers", "preprocess", "output_scale", "learning_rate", "schedule",
-  "clip_norm", "num_steps", "unroll_length", "meta_batch_size", "second_derivatives", "seed",
+  "clip_norm", "num_steps", "unroll_length", "meta_batch_size", "second_derivatives",
+  "seed",
 ]  # fmt: skip
 _FINAL_RATE = 0.02  # of the first one, at the end of the cosine
 _ARCHITECTURE = ["layers", "preprocess", "output_scale", "initializer"]
