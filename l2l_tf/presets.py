@@ -8,6 +8,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
+def _features(*scales: int) -> str:
+  """Log and sign, and the gradient itself at several magnitudes."""
+  clamps = [f"clamp(scale={scale},min_value=-5,max_value=5)" for scale in scales]
+  return "+".join(["log_and_sign", *clamps])
+
+
 class Preset(NamedTuple):
   """A problem and the settings of its recipe; each is a flag of l2l-train too."""
 
@@ -15,7 +21,7 @@ class Preset(NamedTuple):
   arguments: Mapping[str, Any]  # of that name
   description: str
   layers: tuple[int, ...] = (20, 20)
-  preprocess: str = "log_and_sign+clamp(scale=20,min_value=-5,max_value=5)"
+  preprocess: str = _features(20)
   output_scale: float = 0.1
   initializer: str = "truncated_normal"
   num_epochs: int = 600
@@ -59,7 +65,10 @@ PRESETS: Mapping[str, Preset] = {
   ),
   "quadratic": Preset("Quadratic", {}, "the paper's: W, y ~ N(0, 1), 128 x 10-d"),
   "quadratic_uniform": Preset(
-    "Quadratic", {"distribution": "uniform"}, "the original code's: W, y ~ U[0, 1)"
+    "Quadratic",
+    {"distribution": "uniform"},
+    "the original code's: W, y ~ U[0, 1)",
+    preprocess=_features(20, 500),
   ),
   "polynomial": Preset(
     "Polynomial",
