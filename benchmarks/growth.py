@@ -44,7 +44,7 @@ def _run(num_parameters: int, num_steps: int) -> dict[str, float]:
   per_step = row["seconds"] / (num_parameters * num_steps) * 1e9
   print(
     f"| {num_parameters:,} | {num_steps:,} | {row['seconds']:.3f} s | {per_step:.0f} ns"
-    f" | {row['peak']:.0f} MB | {row['recorded']:.0f} MB |",
+    f" | {row['peak']:.0f} MiB | {row['recorded']:.0f} MiB |",
     flush=True,
   )
   return row
@@ -99,7 +99,7 @@ def _plot(by_parameters, by_steps) -> None:
       axis.grid(alpha=0.3)
       axis.legend(frameon=False)
   axes[0, 0].set_ylabel("seconds")
-  axes[1, 0].set_ylabel("MB")
+  axes[1, 0].set_ylabel("MiB")
   figure.savefig(_PLOT, dpi=120)
 
 

@@ -8,12 +8,12 @@ _CLEAR = pathlib.Path("/proc/self/clear_refs")
 
 
 def held() -> float:
-  """MB resident now."""
+  """MiB resident now."""
   return _read("VmRSS")
 
 
 def peak(function: Callable) -> float:
-  """MB resident at the worst moment of a call."""
+  """MiB resident at the worst moment of a call."""
   _CLEAR.write_text("5")  # resets the high-water mark
   function()
   return _read("VmHWM")

@@ -295,11 +295,11 @@ def _report_memory(args: argparse.Namespace) -> None:
   for name in ["l2l_tf", *_OTHERS]:
     output = subprocess.run([*command, name], capture_output=True, check=True).stdout
     first, later = json.loads(output.splitlines()[-1])
-    print(f"{name:8}{first:11.0f} MB{later:11.0f} MB", flush=True)
+    print(f"{name:8}{first:11.0f} MiB{later:11.0f} MiB", flush=True)
 
 
 def _memory_of(name: str, case: Case) -> tuple[float, float]:
-  """Returns MB of the first epoch's peak, compilation included, and of later ones."""
+  """Returns MiB of the first epoch's peak, compilation included, and of later ones."""
   weights = _weights(CoordinatewiseLSTM(layers=case.layers, seed=_SEED))
   if name == "l2l_tf":
     trainer = _make_trainer(case)

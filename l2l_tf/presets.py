@@ -83,7 +83,15 @@ PRESETS: Mapping[str, Preset] = {
   "digits_mlp": Preset(
     "digits_mlp", {}, "scikit-learn's digits, 20 sigmoid units", **_IMAGES
   ),
-  "mnist_mlp": Preset("mnist_mlp", {}, "MNIST, 20 sigmoid units", **_IMAGES),
+  "mnist_mlp": Preset(
+    "mnist_mlp",
+    {},
+    "MNIST, 20 sigmoid units",
+    preprocess=_features(10, 100, 1000),
+    unroll_length=20,
+    num_epochs=120,
+    **_SINGLE_TASKS,
+  ),
 }
 
 
