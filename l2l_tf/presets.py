@@ -52,11 +52,6 @@ _LINEAR = {
   "num_draws": 1,
 }
 _SINGLE_TASKS = {"evaluation_epochs": 32, "num_draws": 64}
-_IMAGES = {
-  "preprocess": "log_and_sign",
-  "clip_norm": 1.0,
-  **_SINGLE_TASKS,
-}
 
 PRESETS: Mapping[str, Preset] = {
   "simple": Preset("Simple", {}, "x^2 from x = 1, by a linear optimizer", **_LINEAR),
@@ -81,7 +76,12 @@ PRESETS: Mapping[str, Preset] = {
     "quadratics", {}, "both kinds of quadratics at once", **_SINGLE_TASKS
   ),
   "digits_mlp": Preset(
-    "digits_mlp", {}, "scikit-learn's digits, 20 sigmoid units", **_IMAGES
+    "digits_mlp",
+    {},
+    "scikit-learn's digits, 20 sigmoid units",
+    preprocess=_features(),
+    clip_norm=1.0,
+    **_SINGLE_TASKS,
   ),
   "mnist_mlp": Preset(
     "mnist_mlp",
