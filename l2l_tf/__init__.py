@@ -22,7 +22,7 @@ _PUBLIC = {
   "summarize": "report",
   "table": "report",
 }
-_MODULES = ["optimizers", "preprocess", "problems"]
+_MODULES = ["keras", "optimizers", "preprocess", "problems"]
 
 __all__ = [*_PUBLIC, *_MODULES]
 

@@ -6,6 +6,7 @@ of the optimizer's variables. Nothing in it is executed: classes come from the
 `registry`, and pickled objects are refused.
 """
 
+import io
 import json
 import os
 import pathlib
@@ -37,7 +38,30 @@ def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
       refuse the result, e.g. for a weight that is not finite.
     OSError: if the file cannot be written; an existing one is left as it was.
   """
-  path = pathlib.Path(path)
+  data, path = dumps(optimizer), pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  try:
+    with os.fdopen(handle, "wb") as f:
+      f.write(data)
+      f.flush()
+      os.fsync(f.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def dumps(optimizer: optimizers.Optimizer) -> bytes:
+  """Returns what `save` writes.
+
+  Args:
+    optimizer: a registered `Optimizer`.
+
+  Raises:
+    ExportError: as `save`.
+  """
   header = {
     "format": "l2l_tf",
     "version": FORMAT_VERSION,
@@ -45,23 +69,15 @@ def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
     "weights": _specs(optimizer),
   }
   arrays = {_weight_key(i): v.numpy() for i, v in enumerate(optimizer.variables)}
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  file = io.BytesIO()
+  np.savez(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)
   try:
-    with os.fdopen(handle, "wb") as f:
-      np.savez(f, **{_HEADER: np.array(json.dumps(header))}, **arrays)
-      f.flush()
-      os.fsync(f.fileno())
-    _read(temporary)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException as e:
-    os.unlink(temporary)
-    if isinstance(e, ExportError):
-      raise ExportError(
-        f"{type(optimizer).__name__} cannot be exported, as load would refuse it: {e}"
-      ) from e
-    raise
+    _read(file.getvalue())
+  except ExportError as e:
+    raise ExportError(
+      f"{type(optimizer).__name__} cannot be exported, as load would refuse it: {e}"
+    ) from e
+  return file.getvalue()
 
 
 def load(path: str | os.PathLike[str]) -> optimizers.Optimizer:
@@ -87,9 +103,18 @@ def load(path: str | os.PathLike[str]) -> optimizers.Optimizer:
   if not os.access(path, os.R_OK):
     raise PermissionError(f"No permission to read {str(path)!r}; change its mode.")
   try:
-    description, weights = _read(path)
+    return loads(path.read_bytes())
   except ExportError as e:
     raise ExportError(f"{str(path)!r} cannot be loaded: {e}") from None
+
+
+def loads(data: bytes) -> optimizers.Optimizer:
+  """Rebuilds an optimizer from what `dumps` returned.
+
+  Raises:
+    ExportError: if it is not a complete export of this format version.
+  """
+  description, weights = _read(data)
   optimizer = registry.build(description)
   for variable, weight in zip(optimizer.variables, weights):
     variable.assign(weight)
@@ -111,10 +136,10 @@ def _specs(optimizer: Any) -> list[Any]:
   ]
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Any, list[np.ndarray]]:
+def _read(data: bytes) -> tuple[Any, list[np.ndarray]]:
   """Returns the optimizer's description and weights, or raises `ExportError`."""
   try:
-    return _read_unguarded(path)
+    return _read_unguarded(data)
   except ExportError:
     raise
   except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
@@ -124,8 +149,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[Any, list[np.ndarray]]:
     ) from e
 
 
-def _read_unguarded(path):
-  with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
+def _read_unguarded(data):
+  with (
+    zipfile.ZipFile(io.BytesIO(data)) as archive,
+    np.load(io.BytesIO(data), allow_pickle=False) as arrays,
+  ):
     members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
     # Uncompressed, nothing in it can be larger than the file itself.
     if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):

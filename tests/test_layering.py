@@ -18,7 +18,7 @@ _FLOORS = [
   [_PUBLIC_NAMES],
   ["trace_graph", "training_run"],
   ["meta_train", "presets", "report"],
-  ["evaluate"],
+  ["evaluate", "keras"],
   ["meta_gradients"],
   ["export", "unroll"],
   ["optimizers", "problems"],

@@ -1,0 +1,123 @@
+"""How an optimizer runs on the variables of a model: in blocks, each one call.
+
+An optimizer whose coordinates are independent does not care which tensor holds
+them. All tensors are then laid end to end and cut into equal blocks: a model of
+many small layers costs no more calls than one of few large ones, and a step's
+temporary memory is that of one block. Any other optimizer sees all tensors as they
+are, in one call.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from l2l_tf.optimizers import Optimizer
+
+
+class Blocks:
+  """The variables of one model, laid out for one optimizer."""
+
+  def __init__(
+    self,
+    optimizer: Optimizer,
+    specs: Sequence[tf.TensorSpec],
+    block_size: int | None = None,
+    state_dtype: str | None = None,
+  ):
+    """Lays out the variables.
+
+    Args:
+      optimizer: learned or hand-designed.
+      specs: shape and type of every variable.
+      block_size: coordinates per call, at most, of a coordinate-wise optimizer; by
+        default all.
+      state_dtype: in which floating-point states are kept between steps; by default
+        the optimizer's own.
+    """
+    self._optimizer = optimizer
+    self._specs = list(specs)
+    self._sizes = [spec.shape.num_elements() for spec in specs]
+    total = sum(self._sizes)
+    is_cut = optimizer.is_coordinatewise and block_size and total
+    self._count = -(-total // block_size) if is_cut else 1
+    self._width = -(-total // self._count)
+    self._padding = self._count * self._width - total
+    self._dtype = tf.float64 if tf.float64 in [s.dtype for s in specs] else tf.float32
+    self._state_dtype = state_dtype
+    self._state_spec: Any = None  # of one block, as the optimizer makes it
+    # Compiled once for all blocks, which are alike.
+    self._advance = tf.function(
+      self._advance_block, jit_compile=optimizer.jit_compile, autograph=False
+    )
+
+  def initial_states(self, params: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
+    """Returns each block's initial state, flat, in the types in which it is kept."""
+    states = [self._optimizer.initial_state(block) for block in self._split(params)]
+    self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, states[0])
+    return [self._pack(state) for state in states]
+
+  def step(
+    self,
+    grads: Sequence[tf.Tensor],
+    states: Sequence[Sequence[tf.Variable]],
+    params: Sequence[tf.Tensor],
+  ) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Takes one step, or none if a gradient is not finite.
+
+    Args:
+      grads: the gradient of every variable, of its shape.
+      states: holds each block's state, and after the step the next one.
+      params: the variables' values.
+
+    Returns:
+      The update of every variable, and whether all gradients were finite.
+    """
+    is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
+    needs_params = not self._optimizer.reads_gradients_alone
+    params = self._split(params) if needs_params else [None] * self._count
+    updates = []
+    for grad, state, param in zip(self._split(grads), states, params, strict=True):
+      values = [tf.convert_to_tensor(variable) for variable in state]
+      update, values = self._advance(grad, values, param, is_finite)
+      for variable, value in zip(state, values, strict=True):
+        variable.assign(value)
+      updates.append(update)
+    return self._join(updates), is_finite
+
+  def _advance_block(self, grads, packed, params, is_finite):
+    state = self._unpack(packed)
+    updates, state = self._optimizer(grads, state, params=params)
+    next_packed = self._pack(state)
+    return (
+      [tf.where(is_finite, u, tf.zeros_like(u)) for u in updates],
+      [tf.where(is_finite, new, old) for new, old in zip(next_packed, packed)],
+    )
+
+  def _pack(self, state: Any) -> list[tf.Tensor]:
+    leaves = tf.nest.flatten(state)
+    if self._state_dtype is None:
+      return leaves
+    return [tf.cast(x, self._state_dtype) if x.dtype.is_floating else x for x in leaves]
+
+  def _unpack(self, packed: list[tf.Tensor]) -> Any:
+    specs = tf.nest.flatten(self._state_spec)
+    leaves = [tf.cast(x, spec.dtype) for x, spec in zip(packed, specs)]
+    return tf.nest.pack_sequence_as(self._state_spec, leaves)
+
+  def _split(self, tensors: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
+    if not self._optimizer.is_coordinatewise:
+      return [list(tensors)]
+    flat = [tf.cast(tf.reshape(x, [-1]), self._dtype) for x in tensors]
+    flat = tf.concat([*flat, tf.zeros([self._padding], self._dtype)], axis=0)
+    return [[block] for block in tf.split(flat, self._count)]
+
+  def _join(self, blocks: list[list[tf.Tensor]]) -> list[tf.Tensor]:
+    if not self._optimizer.is_coordinatewise:
+      return blocks[0]
+    flat = tf.concat([block for (block,) in blocks], axis=0)
+    parts = tf.split(flat, [*self._sizes, self._padding])
+    return [
+      tf.cast(tf.reshape(x, spec.shape), spec.dtype)
+      for x, spec in zip(parts, self._specs)
+    ]

@@ -1,0 +1,290 @@
+"""A learned optimizer as a Keras optimizer.
+
+It holds what Keras asks of an optimizer (variables, saving, options) and none of
+the mathematics, which is the wrapped `l2l_tf.Optimizer`'s.
+"""
+
+import base64
+import copy
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from l2l_tf import export
+from l2l_tf.keras.blocks import Blocks
+from l2l_tf.optimizers import Optimizer
+
+_STATE_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@keras.saving.register_keras_serializable("l2l_tf")
+class LearnedOptimizer(keras.optimizers.Optimizer):
+  """Trains a Keras model with an `l2l_tf.Optimizer`, learned or hand-designed.
+
+  >>> model.compile(LearnedOptimizer("runs/mine/optimizer.l2l.npz"), loss="mse")
+  >>> model.fit(x, y, callbacks=[keras.callbacks.TerminateOnNaN()])
+
+  What a model is saved with holds the learned weights too, so that loading needs no
+  other file and training goes on exactly.
+
+  Keras's options work as with any optimizer. Some of them change the gradients that
+  the optimizer meets, or what its updates do, from what it was trained on, and may
+  make it worse: `clipnorm`, `global_clipnorm` and `clipvalue` (smaller gradients),
+  `gradient_accumulation_steps` (less noise), `weight_decay` (a move of the weights
+  that it did not make; times `learning_rate`, so that 1.0 times what one gives Adam
+  is far too much).
+
+  Memory: the state is kept for every parameter of the model; two layers of 20 units
+  take 2 * 2 * 20 floats, 320 bytes a parameter, where Adam takes 8. On top, a step
+  needs copies of the gradients and what one block needs.
+
+  A variable without a gradient stays where it is; the optimizer reads a zero there.
+  """
+
+  def __init__(
+    self,
+    optimizer: Optimizer | str | os.PathLike[str],
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
+    *,
+    nonfinite_gradients: str = "raise",
+    block_size: int | None = 1 << 16,
+    state_dtype: str | None = None,
+    name: str = "learned_optimizer",
+    **kwargs: Any,
+  ):
+    """Wraps a copy of `optimizer`.
+
+    Args:
+      optimizer: an `l2l_tf.Optimizer`, or the path of an exported one.
+      learning_rate: factor on the updates, a float or a schedule. It is no rate to
+        tune: the optimizer has learned how far to go. 0.5 halves every step.
+      nonfinite_gradients: what to do where a gradient has a NaN or an infinity;
+        "raise" an error that names the variable, or "skip" the step, which
+        `skipped_steps` counts. Either way neither model nor state change. A step
+        that XLA compiled (`compile(jit_compile=True)`) cannot raise, and is skipped.
+      block_size: coordinates that one call moves, at most, which bounds a step's
+        temporary memory; None for all at once. For optimizers that treat each
+        coordinate by itself; others see whole tensors.
+      state_dtype: "bfloat16" halves the state's memory, at some loss of precision;
+        by default the state has the optimizer's own type.
+      name: of the optimizer.
+      **kwargs: of every Keras optimizer: `clipnorm`, `global_clipnorm`, `clipvalue`,
+        `weight_decay`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+        `loss_scale_factor`, `gradient_accumulation_steps`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ExportError: if the file is no export.
+      TypeError: if `optimizer` is neither an optimizer nor a path.
+      ValueError: for another argument that does not fit.
+    """
+    super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+    _check_arguments(nonfinite_gradients, block_size, state_dtype)
+    self._optimizer = _private_copy(optimizer)
+    self._nonfinite_gradients = nonfinite_gradients
+    self._block_size = block_size
+    self._state_dtype = state_dtype
+    self._pending: dict[str, np.ndarray] | None = None  # loaded before it was built
+
+  @property
+  def optimizer(self) -> Optimizer:
+    """The wrapped optimizer, with this object's own copy of the learned weights."""
+    return self._optimizer
+
+  @property
+  def skipped_steps(self) -> int:
+    """Steps not taken, because a gradient was not finite."""
+    return int(self._skipped) if self.built else 0
+
+  def build(self, variables: Sequence[keras.Variable]) -> None:
+    """Makes the state for `variables`, once.
+
+    Raises:
+      ValueError: if it was built on others, or one is not of floating point.
+    """
+    variables = list(variables)
+    if self.built:
+      self._check_variables_are_known(variables)
+      return
+    _check_variables(variables)
+    super().build(variables)
+    specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+    self._blocks = Blocks(self._optimizer, specs, self._block_size, self._state_dtype)
+    self._skipped = self.add_variable((), dtype="int64", name="skipped_steps")
+    with tf.init_scope():  # The first step may be traced already.
+      states = self._blocks.initial_states([tf.convert_to_tensor(v) for v in variables])
+      self._states = [
+        [self._add_state(f"block_{i}_state_{k}", x) for k, x in enumerate(state)]
+        for i, state in enumerate(states)
+      ]
+      if self._pending is not None:
+        pending, self._pending = self._pending, None
+        self.load_own_variables(pending)
+
+  def get_config(self) -> dict[str, Any]:
+    """Returns what `from_config` takes, the learned weights among it."""
+    return super().get_config() | {
+      "optimizer": base64.b64encode(export.dumps(self._optimizer)).decode(),
+      "nonfinite_gradients": self._nonfinite_gradients,
+      "block_size": self._block_size,
+      "state_dtype": self._state_dtype,
+    }
+
+  @classmethod
+  def from_config(cls, config, custom_objects=None):
+    optimizer = export.loads(base64.b64decode(config["optimizer"]))
+    return super().from_config(config | {"optimizer": optimizer}, custom_objects)
+
+  def save_own_variables(self, store) -> None:
+    """Writes state and learned weights, and of what variables the state is."""
+    super().save_own_variables(store)
+    for i, weight in enumerate(self._optimizer.variables):
+      store[f"weight_{i}"] = weight.numpy()
+    store["shapes"] = self._shapes()
+
+  def load_own_variables(self, store) -> None:
+    """Reads what `save_own_variables` wrote.
+
+    Raises:
+      ValueError: if it is the state of another optimizer, or for another model.
+    """
+    loaded = {key: np.asarray(store[key]) for key in sorted(store.keys())}
+    self._check_kind(loaded)
+    if not self.built:
+      self._pending = loaded
+      return
+    self._check_shapes(loaded)
+    for i, variable in enumerate(self.variables):
+      variable.assign(loaded[str(i)])
+    for i, weight in enumerate(self._optimizer.variables):
+      weight.assign(loaded[f"weight_{i}"])
+
+  def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+    # Keras calls `update_step` for each variable. Here one call moves all of them,
+    # on each device that holds the first, with that device's copies.
+    grads, variables = zip(*grads_and_vars)
+    indices = [self._get_variable_index(v) for v in variables]
+    distribution.extended.update(
+      variables[0],
+      self._move,
+      args=(
+        [v.value for v in self._trainable_variables],
+        dict(zip(indices, grads)),
+        tf.nest.map_structure(lambda v: v.value, self._states),
+        self._skipped.value,
+        learning_rate,
+      ),
+      group=False,
+    )
+
+  def _move(self, unused_first, variables, grads, states, skipped, learning_rate):
+    grads = {i: self._checked(i, tf.convert_to_tensor(g)) for i, g in grads.items()}
+    every = [grads.get(i, tf.zeros_like(v)) for i, v in enumerate(variables)]
+    params = [tf.convert_to_tensor(v) for v in variables]
+    updates, is_finite = self._blocks.step(every, states, params)
+    skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
+    for i in grads:
+      variables[i].assign_add(tf.cast(learning_rate, updates[i].dtype) * updates[i])
+
+  def _checked(self, index: int, grad: tf.Tensor) -> tf.Tensor:
+    if self._nonfinite_gradients == "skip":
+      return grad
+    path = self._trainable_variables[index].path
+    return tf.debugging.check_numerics(
+      grad,
+      f"The gradient of {path!r} is not finite; lower the loss's scale, look for a NaN"
+      " in the data, or give LearnedOptimizer(nonfinite_gradients='skip')",
+    )
+
+  def _add_state(self, name: str, value: tf.Tensor) -> keras.Variable:
+    initializer = lambda shape, dtype: tf.cast(value, dtype)
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return self.add_variable(tuple(value.shape), initializer, dtype, name=name)
+
+  def _shapes(self) -> np.ndarray:
+    """The shapes of the model's variables as an array, which any store can hold."""
+    shapes = [list(v.shape) for v in self._trainable_variables]
+    return np.frombuffer(json.dumps(shapes).encode(), np.uint8)
+
+  def _check_kind(self, loaded: dict[str, np.ndarray]) -> None:
+    if "shapes" not in loaded:
+      raise ValueError(
+        f"{self.name!r} was given the state of another kind of optimizer"
+        f" ({len(loaded)} arrays); compile the model with the optimizer that it was"
+        " saved with, or load the weights before compile."
+      )
+
+  def _check_shapes(self, loaded: dict[str, np.ndarray]) -> None:
+    own, given = self._shapes().tobytes(), loaded["shapes"].tobytes()
+    if own != given:
+      raise ValueError(
+        f"{self.name!r} was given the state of a model whose variables have shapes"
+        f" {given.decode()}; those of this model have {own.decode()}."
+      )
+    expected = {str(i): v.shape for i, v in enumerate(self.variables)}
+    for i, weight in enumerate(self._optimizer.variables):
+      expected[f"weight_{i}"] = tuple(weight.shape)
+    found = {key: array.shape for key, array in loaded.items() if key != "shapes"}
+    if found != expected:
+      raise ValueError(
+        f"{self.name!r} was given the state of an optimizer with other layers,"
+        f" block_size or options ({len(found)} arrays for {len(expected)}); construct"
+        " it with the arguments with which it was saved."
+      )
+
+  def _check_variables_are_known(self, variables):
+    known = self._trainable_variables_indices
+    unknown = [v.path for v in variables if self._var_key(v) not in known]
+    if unknown:
+      raise ValueError(
+        f"{self.name!r} was built for another model and does not know"
+        f" {', '.join(unknown[:5])}; give every model a LearnedOptimizer of its own."
+      )
+
+
+def _private_copy(optimizer: Any) -> Optimizer:
+  """Loads the optimizer, or copies it: later training elsewhere leaves it alone."""
+  if isinstance(optimizer, Optimizer):
+    return copy.deepcopy(optimizer)
+  if isinstance(optimizer, (str, os.PathLike)):
+    return export.load(optimizer)
+  raise TypeError(
+    f"LearnedOptimizer got {optimizer!r:.100}; it wraps an l2l_tf.Optimizer or the path"
+    " of an exported one."
+  )
+
+
+def _check_arguments(nonfinite_gradients: Any, block_size: Any, state_dtype: Any):
+  if nonfinite_gradients not in ("raise", "skip"):
+    raise ValueError(
+      f"nonfinite_gradients={nonfinite_gradients!r} is unknown; choose 'raise' or"
+      " 'skip'."
+    )
+  if block_size is not None and not (isinstance(block_size, int) and block_size > 0):
+    raise ValueError(
+      f"block_size={block_size!r} must be a positive integer, or None for one block."
+    )
+  if state_dtype not in (None, *_STATE_DTYPES):
+    raise ValueError(
+      f"state_dtype={state_dtype!r} is unknown; choose one of"
+      f" {', '.join(map(repr, _STATE_DTYPES))}, or None."
+    )
+
+
+def _check_variables(variables: Sequence[keras.Variable]) -> None:
+  if not variables:
+    raise ValueError(
+      "LearnedOptimizer was built without variables; the model needs at least one that"
+      " is trainable."
+    )
+  for v in variables:
+    if not tf.as_dtype(v.dtype).is_floating:
+      raise ValueError(
+        f"LearnedOptimizer cannot move {v.path!r} of type {v.dtype}; its variables must"
+        " be of floating point. Make this one not trainable."
+      )
