@@ -309,7 +309,7 @@ def test_later_training_elsewhere_leaves_it_alone():
 
 _TWO_REPLICAS = """
 import keras, numpy as np, tensorflow as tf
-from l2l_tf.keras import LearnedOptimizer
+from l2l_tf.keras import Diagnostics, LearnedOptimizer
 from l2l_tf.optimizers import CoordinatewiseLSTM, SGD, Adam
 cpu = tf.config.list_physical_devices("CPU")[0]
 two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -323,7 +323,10 @@ def fit(make, strategy, **options):
     layers = [keras.Input([4]), keras.layers.Dense(6), keras.layers.Dense(1)]
     model = keras.Sequential(layers)
     model.compile(LearnedOptimizer(make(), block_size=16, **options), loss="mse")
-  losses = model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0).history
+  watch = Diagnostics(period=1, verbose=False)
+  kwargs = {"batch_size": 16, "epochs": 3, "shuffle": False, "verbose": 0}
+  losses = model.fit(x, y, callbacks=[watch], **kwargs).history
+  assert len(watch.records) == 12
   return losses["loss"], [w for w in model.get_weights()], model.optimizer
 
 one = tf.distribute.OneDeviceStrategy("CPU:0")

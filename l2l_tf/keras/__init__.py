@@ -9,4 +9,5 @@ if keras.backend.backend() != "tensorflow":
     " imported."
   )
 
+from l2l_tf.keras.diagnostics import Diagnostics
 from l2l_tf.keras.optimizer import LearnedOptimizer

@@ -85,6 +85,14 @@ class Blocks:
       updates.append(update)
     return self._join(updates), is_finite
 
+  def diagnostics(
+    self, grads: Sequence[tf.Tensor], states: Sequence[Sequence[tf.Tensor]]
+  ) -> dict[str, tf.Tensor]:
+    """Returns the means over the blocks of the optimizer's diagnostics."""
+    blocks = zip(self._split(grads), states, strict=True)
+    found = [self._optimizer.diagnostics(g, self._unpack(state)) for g, state in blocks]
+    return {name: tf.add_n([d[name] for d in found]) / len(found) for name in found[0]}
+
   def _advance_block(self, grads, packed, params, is_finite):
     state = self._unpack(packed)
     updates, state = self._optimizer(grads, state, params=params)

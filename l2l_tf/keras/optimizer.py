@@ -8,7 +8,7 @@ import base64
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,12 @@ import tensorflow as tf
 from l2l_tf import export
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.optimizers import Optimizer
+
+# Called within a step with the model's variables before it, their gradients, their
+# updates, and a function that returns the optimizer's diagnostics.
+Observer = Callable[
+  [list[tf.Tensor], list[tf.Tensor], list[tf.Tensor], Callable[[], dict]], None
+]
 
 _STATE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -90,6 +96,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     self._block_size = block_size
     self._state_dtype = state_dtype
     self._pending: dict[str, np.ndarray] | None = None  # loaded before it was built
+    self._observer: Observer | None = None
 
   @property
   def optimizer(self) -> Optimizer:
@@ -99,7 +106,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   @property
   def skipped_steps(self) -> int:
     """Steps not taken, because a gradient was not finite."""
-    return int(self._skipped) if self.built else 0
+    return int(self._skipped.numpy()) if self.built else 0
+
+  @property
+  def trainable_variables(self) -> list[keras.Variable]:
+    """The model's variables that it was built for, in its order."""
+    return list(self._trainable_variables)
+
+  def observe(self, observer: Observer | None) -> None:
+    """Has `observer` called in every step that is traced from now on; None ends it."""
+    self._observer = observer
 
   def build(self, variables: Sequence[keras.Variable]) -> None:
     """Makes the state for `variables`, once.
@@ -186,10 +202,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     grads = {i: self._checked(i, tf.convert_to_tensor(g)) for i, g in grads.items()}
     every = [grads.get(i, tf.zeros_like(v)) for i, v in enumerate(variables)]
     params = [tf.convert_to_tensor(v) for v in variables]
+    held = [[tf.convert_to_tensor(v) for v in state] for state in states]
     updates, is_finite = self._blocks.step(every, states, params)
+    updates = [tf.cast(learning_rate, u.dtype) * u for u in updates]
     skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
     for i in grads:
-      variables[i].assign_add(tf.cast(learning_rate, updates[i].dtype) * updates[i])
+      variables[i].assign_add(updates[i])
+    if self._observer is not None:
+      diagnose = lambda: self._blocks.diagnostics(every, held)
+      self._observer(params, every, updates, diagnose)
 
   def _checked(self, index: int, grad: tf.Tensor) -> tf.Tensor:
     if self._nonfinite_gradients == "skip":

@@ -1,0 +1,175 @@
+"""What the Keras callback records, and what it says about it."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_keras_optimizer import X, Y, fit, lstm, sequential
+
+from l2l_tf.keras import Diagnostics, LearnedOptimizer
+from l2l_tf.optimizers import SGD
+
+LAYERS = ["hidden", "out"]
+
+
+def model():
+  keras.utils.set_random_seed(0)
+  layers = [keras.layers.Dense(6, activation="tanh", name="hidden")]
+  layers.append(keras.layers.Dense(1, name="out"))
+  return keras.Sequential([keras.Input([4]), *layers], name="net")
+
+
+def record(optimizer, period=1, epochs=1, **kwargs):
+  diagnostics = Diagnostics(period=period, verbose=False)
+  fit(model(), optimizer, epochs, callbacks=[diagnostics], **kwargs)
+  return diagnostics
+
+
+def test_gradient_descent_is_recognised():
+  for _, values in record(LearnedOptimizer(SGD(0.5), 0.1)).records:
+    for layer in LAYERS:
+      assert values[f"cosine/net/{layer}"] == pytest.approx(1.0, abs=1e-5)
+      rate = values[f"effective_learning_rate/net/{layer}"]
+      assert rate == pytest.approx(0.05, rel=1e-4)
+      size = values[f"gradient_size/net/{layer}"]
+      assert values[f"update_size/net/{layer}"] == pytest.approx(0.05 * size, rel=1e-4)
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_records_equal_a_derivation_in_numpy(block_size):
+  recorded = record(LearnedOptimizer(lstm(), 0.5, block_size=block_size)).records
+  assert [step for step, _ in recorded] == [0, 1, 2, 3]
+  other, optimizer = model(), lstm()
+  params = other.trainable_variables
+  state = optimizer.initial_state([tf.convert_to_tensor(p) for p in params])
+  for step, values in recorded:
+    with tf.GradientTape() as tape:
+      batch = slice(16 * step, 16 * step + 16)
+      loss = tf.reduce_mean(tf.square(other(X[batch]) - Y[batch]))
+    grads = tape.gradient(loss, params)
+    for gate, value in optimizer.diagnostics(grads, state).items():
+      if block_size is None:  # Padding counts, elsewhere.
+        assert values[f"saturation/{gate}"] == pytest.approx(float(value), abs=1e-5)
+    updates, state = optimizer(grads, state)
+    flat = lambda x: [
+      np.concatenate([np.ravel(t) for t in x[i : i + 2]]) for i in (0, 2)
+    ]
+    updates = [0.5 * u for u in updates]
+    for layer, p, g, u in zip(LAYERS, flat(params), flat(grads), flat(updates)):
+      expected = {
+        "gradient_size": np.sqrt(np.mean(g**2)),
+        "update_size": np.sqrt(np.mean(u**2)),
+        "relative_update": np.sqrt(np.sum(u**2) / np.sum(p**2)),
+        "cosine": -u @ g / np.sqrt((u @ u) * (g @ g)),
+        "effective_learning_rate": -u @ g / (g @ g),
+      }
+      for kind, value in expected.items():
+        found = values[f"{kind}/net/{layer}"]
+        assert found == pytest.approx(value, rel=2e-3, abs=1e-5), (kind, step)
+    for p, u in zip(params, updates):
+      p.assign_add(u)
+
+
+@pytest.mark.parametrize(
+  ("options", "steps"),
+  [
+    ({"jit_compile": True}, [0, 3, 6]),
+    ({"run_eagerly": True}, [0, 3, 6]),
+    ({"steps_per_execution": 4}, [3, 6]),  # The last one of each execution.
+  ],
+  ids=str,
+)
+def test_every_third_step_however_fit_runs(options, steps):
+  found = record(LearnedOptimizer(lstm()), 3, 2, compile_options=options)
+  assert [step for step, _ in found.records] == steps
+  plain = dict(record(LearnedOptimizer(lstm()), 3, 2).records)
+  for step, values in found.records:
+    assert values == pytest.approx(plain[step], rel=1e-2, abs=1e-4)
+
+
+def test_training_is_the_same_with_it_and_goes_on_without_it():
+  watched, alone = sequential(), sequential()
+  losses = fit(
+    watched, LearnedOptimizer(lstm()), callbacks=[Diagnostics(verbose=False)]
+  )
+  np.testing.assert_allclose(losses, fit(alone, LearnedOptimizer(lstm())), rtol=1e-5)
+  again = [
+    m.fit(X, Y, shuffle=False, verbose=0).history["loss"] for m in (watched, alone)
+  ]
+  np.testing.assert_allclose(*again, rtol=1e-4)
+  late = Diagnostics(period=1, verbose=False)  # on what was traced without it
+  alone.fit(X, Y, batch_size=16, verbose=0, callbacks=[late])
+  assert len(late.records) == 4
+
+
+def test_tensorboard_shows_all(tmp_path):
+  diagnostics = Diagnostics(tmp_path, period=2, verbose=False)
+  fit(model(), LearnedOptimizer(lstm()), 2, callbacks=[diagnostics])
+  events = EventAccumulator(str(tmp_path / "optimizer")).Reload()
+  tags = events.Tags()["tensors"]
+  assert set(tags) == {*diagnostics.records[0][1], "skipped_steps", "findings"}
+  shown = events.Tensors("cosine/net/hidden")
+  assert [event.step for event in shown] == [0, 2, 4, 6]
+  for event, (_, values) in zip(shown, diagnostics.records):
+    value = tf.make_ndarray(event.tensor_proto)
+    assert value == pytest.approx(values["cosine/net/hidden"])
+
+
+def test_skipped_steps_are_in_the_logs_and_in_the_findings():
+  y = np.where(np.arange(64)[:, None] == 20, np.nan, Y)
+  diagnostics = Diagnostics(verbose=False)
+  network = model()
+  network.compile(LearnedOptimizer(lstm(), nonfinite_gradients="skip"), "mse")
+  history = network.fit(
+    X, y, batch_size=16, epochs=3, shuffle=False, verbose=0, callbacks=[diagnostics]
+  )
+  assert history.history["skipped_steps"] == [1, 2, 3]
+  assert any(s.startswith("3 steps were skipped") for s in diagnostics.findings())
+
+
+def findings(optimizer, network=None, **kwargs):
+  diagnostics = Diagnostics(period=1, verbose=False)
+  fit(network or model(), optimizer, 1, callbacks=[diagnostics], **kwargs)
+  return "\n".join(diagnostics.findings())
+
+
+def test_findings_say_what_is_wrong_and_nothing_else(capsys):
+  fine = findings(LearnedOptimizer(SGD(0.01)))
+  assert fine == "Nothing stands out: every layer moves, and downhill."
+  uphill = findings(LearnedOptimizer(SGD(0.01), -1.0))
+  assert "net/hidden: its updates go uphill (cosine -1)" in uphill
+  assert "net/out: it hardly moves" in findings(LearnedOptimizer(SGD(1e-9)))
+  wildly = findings(LearnedOptimizer(SGD(2.0), clipvalue=1.0))
+  assert "of its size in a step; a lower learning_rate" in wildly
+  dead = model()
+  dead.layers[1].set_weights([np.zeros([6, 1]), np.zeros([1])])
+  dead.layers[1].trainable = False
+  assert "net/hidden: no gradient reaches it" in findings(
+    LearnedOptimizer(SGD(0.01)), dead
+  )
+  saturating = lstm()
+  biases = next(v for v in saturating.variables if v.shape == [20])  # of layer 1
+  biases.assign(30.0 * tf.ones_like(biases))
+  assert "lstm_1/input_gate: 100% saturated" in findings(LearnedOptimizer(saturating))
+  assert not capsys.readouterr().out
+
+
+def test_findings_are_printed_at_the_end(capsys):
+  fit(model(), LearnedOptimizer(SGD(0.01)), 1, callbacks=[Diagnostics()])
+  assert "Diagnostics:\n  Nothing stands out" in capsys.readouterr().out
+
+
+def test_it_needs_a_learned_optimizer_and_steps_to_record():
+  with pytest.raises(TypeError, match="but the model was compiled with Adam"):
+    fit(model(), keras.optimizers.Adam(), 1, callbacks=[Diagnostics()])
+  with pytest.raises(ValueError, match="period=0; it must be at least 1"):
+    Diagnostics(period=0)
+
+
+def test_nothing_is_written_without_a_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  record(LearnedOptimizer(lstm()))
+  assert not list(pathlib.Path(tmp_path).iterdir())
