@@ -11,6 +11,7 @@ _PUBLIC = {
   "Optimizer": "optimizers",
   "Partition": "optimizers",
   "Problem": "problems",
+  "RNNprop": "optimizers",
   "TruncatedBPTT": "meta_gradients",
   "Where": "optimizers",
   "all_ones": "meta_gradients",

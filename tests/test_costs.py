@@ -15,7 +15,6 @@ import tensorflow as tf
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer
 from l2l_tf.optimizers import CoordinatewiseLSTM, lstm_sequence
-from l2l_tf.preprocess import LogAndSign
 from l2l_tf.problems import Quadratic, digits_mlp
 
 _SHAPE = re.compile(r"\b(f32|s32|pred|f64)\[([\d,]*)\]")
@@ -29,11 +28,13 @@ def program(num_coordinates, num_steps, stage="optimized_hlo"):
   weights = tf.nest.map_structure(tf.convert_to_tensor, optimizer._network.weights)
   arguments = (
     weights,
-    LogAndSign(),
+    optimizer._inputs,
     0.1,
     tf.zeros([num_steps + 1, 1, num_coordinates]),
     tf.ones([num_steps]),
     optimizer.initial_state([tf.zeros([num_coordinates])]),
+    (),
+    False,
     tf.constant(0),
     tf.constant(2),
     128,

@@ -30,6 +30,7 @@ from l2l_tf.optimizers import (
   Optimizer,
   Partition,
   RMSprop,
+  RNNprop,
   Where,
 )
 from l2l_tf.preprocess import Clamp, Concat, Identity, LogAndSign
@@ -52,6 +53,8 @@ EVERY = [
   lambda: CoordinatewiseLSTM((3,), Clamp(-0.5, 2.0), initializer="zeros"),
   lambda: CoordinatewiseLSTM((2,), Identity(3.0), seed=2**40, dtype="bfloat16"),
   lambda: CoordinatewiseLSTM((), "identity", dtype="float16"),
+  lambda: RNNprop((3, 2), 0.8, 0.9, 1e-9, 0.2, (10, 1e3), seed=6, dtype="float64"),
+  lambda: RNNprop((2,), initializer="zeros", dtype="bfloat16"),
   lambda: KernelwiseLSTM((3, 2), (2,), "log_and_sign", 0.5, seed=1),
   lambda: CoordinatewiseLSTM((2,), Concat((LogAndSign(5.0), Clamp(scale=20.0)))),
   lambda: Partition(

@@ -21,6 +21,7 @@ from l2l_tf.optimizers import (
   Optimizer,
   Partition,
   RMSprop,
+  RNNprop,
   Where,
   lstm_sequence,
 )
@@ -70,6 +71,10 @@ def lstm(layers=(4, 3), preprocess="identity"):
   return lambda _: CoordinatewiseLSTM(layers, preprocess, 0.3, **DOUBLE)
 
 
+def rnnprop(layers=(4, 3), **arguments):
+  return lambda _: RNNprop(layers, output_scale=0.3, **arguments, **DOUBLE)
+
+
 CASES = {
   "two layers": (quadratic, lstm()),
   "one layer": (quadratic, lstm((5,))),
@@ -80,6 +85,12 @@ CASES = {
   "clamp": (quadratic, lstm(preprocess=Clamp(-0.5, 0.5, scale=2.0))),
   "concatenated": (quadratic, lstm(preprocess="log_and_sign+clamp(scale=20)")),
   "a preprocess that mixes coordinates": (quadratic, lstm(preprocess=normalize)),
+  "rnnprop": (quadratic, rnnprop()),
+  "rnnprop, linear": (quadratic, rnnprop(())),
+  "rnnprop, two decays, with time": (
+    quadratic,
+    rnnprop((3,), beta_1=0.8, beta_2=0.99, time_scales=(2, 10)),
+  ),
   "kernels, coordinates and momentum": (Filters, partition),
 }
 WEIGHTINGS = {

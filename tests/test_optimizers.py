@@ -18,6 +18,7 @@ from l2l_tf.optimizers import (
   Optimizer,
   Partition,
   RMSprop,
+  RNNprop,
   Where,
 )
 
@@ -49,6 +50,9 @@ TABLE = {
   "adam": (lambda: Adam(0.1), SHAPES),
   "coordinatewise": (lambda: CoordinatewiseLSTM((3, 2), "log_and_sign"), SHAPES),
   "coordinatewise linear": (lambda: CoordinatewiseLSTM((), "clamp"), SHAPES),
+  "rnnprop": (lambda: RNNprop((3, 2)), SHAPES),
+  "rnnprop with time": (lambda: RNNprop((2,), time_scales=(1, 10)), SHAPES),
+  "rnnprop linear": (lambda: RNNprop(()), SHAPES),
   "kernelwise": (lambda: KernelwiseLSTM((3, 2), layers=(2,)), FILTERS),
   "partition": (partition, MIXED),
 }

@@ -11,3 +11,4 @@ from l2l_tf.optimizers.hand_designed import (
   RMSprop,
 )
 from l2l_tf.optimizers.partition import Partition, Where
+from l2l_tf.optimizers.rnnprop import RNNprop

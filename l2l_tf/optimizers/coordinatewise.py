@@ -6,6 +6,7 @@ https://arxiv.org/abs/1606.04474
 """
 
 import abc
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,22 @@ import tensorflow as tf
 from l2l_tf import preprocess as preprocess_lib
 from l2l_tf import registry
 from l2l_tf.optimizers import base, deep_lstm, lstm_sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+  """From gradients [..., rows, N] to the network's inputs [..., rows * F, N]."""
+
+  preprocess: preprocess_lib.Preprocess
+
+  def __call__(self, grads: tf.Tensor, memory: tuple[()] = ()) -> tf.Tensor:
+    del memory  # Each entry's features depend on that entry alone.
+    features = self.preprocess(tf.reshape(grads, [-1]))  # [..., F]
+    rows, size, num_features = *grads.shape[-2:], features.shape[-1]
+    outer = tf.shape(grads)[:-2]
+    features = tf.reshape(features, tf.concat([outer, [rows, size, num_features]], 0))
+    features = tf.linalg.matrix_transpose(features)  # [..., rows, F, N]
+    return tf.reshape(features, tf.concat([outer, [rows * num_features, size]], 0))
 
 
 class ColumnwiseLSTM(base.Optimizer):
@@ -33,14 +50,15 @@ class ColumnwiseLSTM(base.Optimizer):
     dtype: str,
   ):
     super().__init__()
-    self._dtype = _check_dtype(dtype)
+    self._dtype = check_dtype(dtype)
     if not math.isfinite(output_scale):
       raise ValueError(f"output_scale={output_scale} must be a finite number.")
-    self._preprocess = preprocess_lib.get(preprocess)
-    self._is_elementwise = preprocess_lib.is_elementwise(self._preprocess)
+    preprocess = preprocess_lib.get(preprocess)
+    self._inputs = _Inputs(preprocess)
+    self._is_elementwise = preprocess_lib.is_elementwise(preprocess)
     self._config = {
-      "layers": _check_layers(layers),
-      "preprocess": self._preprocess,
+      "layers": check_layers(layers),
+      "preprocess": preprocess,
       "output_scale": output_scale,
       "initializer": initializer,
       "seed": seed,
@@ -48,7 +66,7 @@ class ColumnwiseLSTM(base.Optimizer):
     }
     self._num_rows = num_rows
     self._output_scale = output_scale
-    num_features = _num_features(self._preprocess, self._dtype)
+    num_features = _num_features(preprocess, self._dtype)
     self._network = deep_lstm.DeepLSTM(
       num_rows * num_features, num_rows, layers, initializer, seed, self._dtype
     )
@@ -86,36 +104,24 @@ class ColumnwiseLSTM(base.Optimizer):
       return super().sequence_gradient(recorded, state, loss_weights)
     gradient = lstm_sequence.gradient(
       self._network.weights,
-      self._preprocess,
+      self._inputs,
       self._output_scale,
       recorded,
       tf.cast(loss_weights, self._dtype),
       state,
     )
-    by_variable = {
-      v.ref(): g
-      for v, g in zip(tf.nest.flatten(self._network.weights), tf.nest.flatten(gradient))
-    }
-    unused = tf.zeros_like  # what is no weight of the network
-    return [by_variable.get(v.ref(), unused(v)) for v in self.trainable_variables]
+    return self._network.in_order(gradient, self.trainable_variables)
 
   def diagnostics(self, grads, state):
     return self._network.saturation(self._features(grads), state)
 
   def _columns(self, tensors: list[tf.Tensor]) -> tf.Tensor:
-    if not tensors:
-      raise ValueError(
-        f"{type(self).__name__} got an empty list; it needs at least one parameter."
-      )
+    check_not_empty(self, tensors)
     return self._to_columns([tf.cast(x, self._dtype) for x in tensors])
 
   def _features(self, grads: list[tf.Tensor]) -> tf.Tensor:
     with tf.name_scope("preprocess"):
-      columns = self._columns(grads)  # [R, N]
-      features = self._preprocess(tf.reshape(columns, [-1]))  # [R N, F]
-      features = tf.reshape(features, [*columns.shape, features.shape[-1]])
-      num_inputs = columns.shape[0] * features.shape[-1]
-      return tf.reshape(tf.transpose(features, [0, 2, 1]), [num_inputs, -1])
+      return self._inputs(self._columns(grads))
 
 
 @registry.register
@@ -162,11 +168,10 @@ class CoordinatewiseLSTM(ColumnwiseLSTM):
     return self._is_elementwise
 
   def _to_columns(self, tensors):
-    return tf.concat([tf.reshape(x, [1, -1]) for x in tensors], axis=1)
+    return to_coordinates(tensors)
 
   def _from_columns(self, columns, like):
-    parts = tf.split(columns, [x.shape.num_elements() for x in like], axis=1)
-    return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
+    return from_coordinates(columns, like)
 
 
 @registry.register
@@ -227,7 +232,25 @@ class KernelwiseLSTM(ColumnwiseLSTM):
     return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
 
 
-def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+def to_coordinates(tensors: list[tf.Tensor]) -> tf.Tensor:
+  """Lays out all entries of all tensors as [1, N]."""
+  return tf.concat([tf.reshape(x, [1, -1]) for x in tensors], axis=1)
+
+
+def from_coordinates(coordinates: tf.Tensor, like: list[tf.Tensor]) -> list[tf.Tensor]:
+  """The inverse of `to_coordinates`."""
+  parts = tf.split(coordinates, [x.shape.num_elements() for x in like], axis=1)
+  return [tf.reshape(p, x.shape) for p, x in zip(parts, like)]
+
+
+def check_not_empty(optimizer: base.Optimizer, tensors: list[tf.Tensor]) -> None:
+  if not tensors:
+    raise ValueError(
+      f"{type(optimizer).__name__} got an empty list; it needs at least one parameter."
+    )
+
+
+def check_layers(layers: Sequence[int]) -> tuple[int, ...]:
   if not _are_positive_integers(layers):
     raise ValueError(
       f"layers={layers!r} must be a sequence of positive integers, e.g. (20, 20)."
@@ -241,7 +264,7 @@ def _are_positive_integers(values: Any) -> bool:
   )
 
 
-def _check_dtype(dtype: str) -> tf.DType:
+def check_dtype(dtype: str) -> tf.DType:
   known = [tf.float16, tf.bfloat16, tf.float32, tf.float64]
   if dtype not in known:
     names = ", ".join(repr(d.name) for d in known)

@@ -97,6 +97,14 @@ class DeepLSTM(snt.Module):
     """The variables, by what they do."""
     return Weights(list(self._layers), self._w, self._b)
 
+  def in_order(
+    self, values: Weights, variables: Sequence[tf.Variable]
+  ) -> list[tf.Tensor]:
+    """Returns of `values`, one per weight, each variable's; zeros for the others'."""
+    pairs = zip(tf.nest.flatten(self.weights), tf.nest.flatten(values))
+    by_variable = {v.ref(): value for v, value in pairs}
+    return [by_variable.get(v.ref(), tf.zeros_like(v)) for v in variables]
+
   @snt.no_name_scope
   def initial_state(self, batch_size: int | tf.Tensor) -> list[LSTMState]:
     sizes = [w_h.shape[0] for _, w_h, _ in self._layers]

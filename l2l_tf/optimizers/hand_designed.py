@@ -55,10 +55,15 @@ def adagrad_update(grad, total, rate, epsilon):
   return -rate * grad / tf.sqrt(total + epsilon), total
 
 
+def adam_moments(grad, first, second, beta_1, beta_2):
+  """Kingma and Ba 2015, algorithm 1: m <- b1 m + (1 - b1) g, v with g^2 likewise."""
+  first = beta_1 * first + (1.0 - beta_1) * grad
+  return first, beta_2 * second + (1.0 - beta_2) * tf.square(grad)
+
+
 def adam_update(grad, first, second, step, rate, beta_1, beta_2, epsilon):
   """Kingma and Ba 2015, the efficient form before section 2.1; step from 1."""
-  first = beta_1 * first + (1.0 - beta_1) * grad
-  second = beta_2 * second + (1.0 - beta_2) * tf.square(grad)
+  first, second = adam_moments(grad, first, second, beta_1, beta_2)
   rate = rate * tf.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
   return -rate * first / (tf.sqrt(second + _EPSILON_ROOT) + epsilon), first, second
 

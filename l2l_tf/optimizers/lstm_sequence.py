@@ -11,18 +11,21 @@ Werbos 1990, back-propagation through time, for the cell of `deep_lstm.py`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from l2l_tf import devices
 from l2l_tf.optimizers import deep_lstm
-from l2l_tf.preprocess import Preprocess
 
 # Coordinates per block: the fastest of 64 to 1024 for two layers of 20 units on two
 # cores with 512 KiB of second-level cache each (benchmarks/README.md).
 _CPU_BLOCK = 128
 _GPU_BLOCK = 1 << 13
+
+# Gradients [T, rows, N] and the memory before them -> inputs [T, features, N], each
+# coordinate by itself. It is hashable, for what is traced with it is kept.
+Features = Callable[[tf.Tensor, Any], tf.Tensor]
 
 
 class _Step(NamedTuple):
@@ -39,21 +42,25 @@ class _Step(NamedTuple):
 
 def gradient(
   weights: deep_lstm.Weights,
-  preprocess: Preprocess,
+  features: Features,
   scale: float,
   grads: tf.Tensor,
   loss_weights: tf.Tensor,
   state: list[deep_lstm.LSTMState],
+  memory: Any = (),
+  is_bounded: bool = False,
 ) -> deep_lstm.Weights:
   """Returns the gradient of sum_t w_t f(theta_t) with respect to `weights`.
 
   Args:
     weights: of the network whose outputs, times `scale`, were the updates.
-    preprocess: from gradients [N] to features [N, F], each entry by itself.
+    features: from gradients to the network's inputs.
     scale: of the outputs.
     grads: g_0, ..., g_T, [T + 1, rows, N].
     loss_weights: w_1, ..., w_T, [T].
     state: of the network before it read g_0.
+    memory: of `features` then, a nest of tensors [..., N] and scalars.
+    is_bounded: whether the updates were `scale` times the outputs' tanh.
   """
   num_coordinates = grads.shape[-1]
   if num_coordinates == 0:
@@ -63,11 +70,13 @@ def gradient(
   shards = [
     _shard_gradient(
       weights,
-      preprocess,
+      features,
       scale,
       grads,
       loss_weights,
       state,
+      memory,
+      is_bounded,
       *map(tf.constant, blocks),
       size,
     )
@@ -78,20 +87,35 @@ def gradient(
 
 @tf.function(jit_compile=True, autograph=False)
 def _shard_gradient(
-  weights, preprocess, scale, grads, loss_weights, state, first, last, size
+  weights,
+  features,
+  scale,
+  grads,
+  loss_weights,
+  state,
+  memory,
+  is_bounded,
+  first,
+  last,
+  size,
 ):
   """`gradient` of the blocks of `size` coordinates from `first` to before `last`."""
+  dtype = loss_weights.dtype
 
   def body(k, total):
     begin = tf.minimum(k * size, grads.shape[-1] - size)
     is_new = begin + tf.range(size) >= k * size  # The last block reaches back.
-    block_grads = _slice(grads, begin, size)
+    cut = lambda x: _slice(x, begin, size) if x.shape.rank else x
+    block_grads, block_state, block_memory = tf.nest.map_structure(
+      cut, (grads, state, memory)
+    )
     part = _block_gradient(
       weights,
-      _features(preprocess, block_grads[:-1]),
-      scale * block_grads[1:] * tf.cast(is_new, grads.dtype),
+      features(block_grads[:-1], block_memory),
+      tf.cast(scale * block_grads[1:], dtype) * tf.cast(is_new, dtype),
       loss_weights,
-      tf.nest.map_structure(lambda x: _slice(x, begin, size), state),
+      block_state,
+      is_bounded,
     )
     return k + 1, tf.nest.map_structure(tf.add, total, part)
 
@@ -107,16 +131,7 @@ def _slice(x: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
   return tf.ensure_shape(part, [*x.shape[:-1], size])
 
 
-def _features(preprocess: Preprocess, grads: tf.Tensor) -> tf.Tensor:
-  """Maps gradients [T, rows, B] to the network's inputs [T, rows * F, B]."""
-  rows, size = grads.shape[1:]
-  features = preprocess(tf.reshape(grads, [-1]))
-  features = tf.reshape(features, [-1, rows, size, features.shape[-1]])
-  num_inputs = rows * features.shape[-1]
-  return tf.reshape(tf.transpose(features, [0, 1, 3, 2]), [-1, num_inputs, size])
-
-
-def _block_gradient(weights, features, grads, loss_weights, state):
+def _block_gradient(weights, features, grads, loss_weights, state, is_bounded):
   """`gradient` for coordinates whose activations fit the cache.
 
   Args:
@@ -125,10 +140,12 @@ def _block_gradient(weights, features, grads, loss_weights, state):
     grads: g_1, ..., g_T, times the scale of the outputs, [T, rows, B].
     loss_weights: [T].
     state: of the network, each [units, B].
+    is_bounded: whether the outputs went through a tanh.
   """
   kernels = [_pack(*layer) for layer in weights.layers]
   steps, outputs = _forward(kernels, features, state)
-  d_z, d_outputs = _backward(weights, kernels, steps, grads, loss_weights)
+  to_linear = _tanh_backward(weights, outputs) if is_bounded else lambda t, d: d
+  d_z, d_outputs = _backward(weights, kernels, steps, grads, loss_weights, to_linear)
   layers = []
   for (w_x, *_), layer_steps, layer_d_z in zip(weights.layers, steps, d_z):
     d_kernel = _product(layer_steps.inputs.stack(), layer_d_z.stack())
@@ -177,7 +194,17 @@ def _forward(kernels, features, state):
   return steps, outputs
 
 
-def _backward(weights, kernels, steps, grads, loss_weights):
+def _tanh_backward(weights, hidden):
+  """Returns (t, dL/d(tanh y_t)) -> dL/dy_t, of the linear map's outputs y."""
+
+  def backward(t, d_tanh):
+    y = tf.matmul(weights.w, hidden.read(t), transpose_a=True)
+    return d_tanh * (1.0 - tf.square(tf.tanh(y + weights.b[:, tf.newaxis])))
+
+  return backward
+
+
+def _backward(weights, kernels, steps, grads, loss_weights, to_linear):
   """Returns dL/dz of every layer's gates and dL/d(outputs), of every step."""
   num_steps, array = tf.shape(grads)[0], _array_maker(grads)
   zero = lambda height: tf.zeros([height, grads.shape[-1]], grads.dtype)
@@ -191,7 +218,8 @@ def _backward(weights, kernels, steps, grads, loss_weights):
     t = num_steps - 1 - k
     total, d_state = carry
     total += loss_weights[t] * grads[t]  # sum_{k > t} w_k g_k
-    d_x, next_d_state, next_scratch, next_d_z = tf.matmul(weights.w, total), [], [], []
+    d_y = to_linear(t, total)
+    d_x, next_d_state, next_scratch, next_d_z = tf.matmul(weights.w, d_y), [], [], []
     for layer in reversed(range(len(kernels))):
       d_h, d_c = d_state[layer]
       parts, d_c = _cell_backward(d_h + d_x, d_c, _read(steps[layer], t))
@@ -205,7 +233,7 @@ def _backward(weights, kernels, steps, grads, loss_weights):
       next_d_state.insert(0, (d_h, d_c))
       next_scratch.insert(0, gates)
       next_d_z.insert(0, d_z[layer].write(t, layer_d_z))
-    return (total, next_d_state), next_scratch, next_d_z, d_outputs.write(t, total)
+    return (total, next_d_state), next_scratch, next_d_z, d_outputs.write(t, d_y)
 
   rows = grads.shape[1]
   carry = zero(rows), [(zero(n), zero(n)) for n in heights]

@@ -1,0 +1,241 @@
+"""An LSTM optimizer that reads gradients only as Adam and RMSprop normalize them.
+
+Lv, Jiang and Li 2017, "Learning Gradient Descent: Better Generalization and Longer
+Horizons", section 4. https://arxiv.org/abs/1703.03633
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import registry
+from l2l_tf.optimizers import base, coordinatewise, deep_lstm, lstm_sequence
+from l2l_tf.optimizers.hand_designed import adam_moments
+
+# The square of the least epsilon is still a normal number in float32.
+_MIN_EPSILON = 1e-18
+
+
+class Moments(NamedTuple):
+  """Adam's moving averages, before their bias is corrected."""
+
+  first: tf.Tensor  # [1, N], of the gradient
+  second: tf.Tensor  # [1, N], of its square
+  step: tf.Tensor  # [], steps taken
+
+
+class RNNpropState(NamedTuple):
+  """State of `RNNprop`."""
+
+  moments: Moments
+  lstm: list[deep_lstm.LSTMState]
+
+
+def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
+  """Section 4.2: m_hat / sqrt(v_hat) and g / sqrt(v_hat), of the new m and v.
+
+  Epsilon stands inside the root, squared, so that the derivative at g = 0 is finite.
+  Steps count from 1.
+  """
+  first, second = adam_moments(grad, first, second, beta_1, beta_2)
+  first_hat = first / (1.0 - beta_1**step)
+  second_hat = second / (1.0 - beta_2**step)
+  root = tf.sqrt(second_hat + epsilon**2)
+  return first_hat / root, grad / root, first, second
+
+
+def time_features(step, scales):
+  """tanh(t / s - 1) for each scale s: Metz et al. 2022 (VeLO), appendix A."""
+  return tf.tanh(step / tf.constant(scales, step.dtype) - 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+  """From gradients to the network's inputs, through the moments.
+
+  Moments are kept in float32 at least: the squares of small gradients are zero in
+  float16.
+  """
+
+  beta_1: float
+  beta_2: float
+  epsilon: float
+  time_scales: tuple[float, ...]
+  dtype: tf.DType  # of the inputs
+
+  @property
+  def moments_dtype(self) -> tf.DType:
+    return tf.float32 if self.dtype.size < 4 else self.dtype
+
+  @property
+  def num_features(self) -> int:
+    return 2 + len(self.time_scales)
+
+  def initial(self, size: int) -> Moments:
+    zeros = tf.zeros([1, size], self.moments_dtype)
+    return Moments(zeros, zeros, tf.zeros([], tf.int32))
+
+  def step(self, grads: tf.Tensor, moments: Moments) -> tuple[tf.Tensor, Moments]:
+    """Maps gradients [1, N] to inputs [features, N]."""
+    step = moments.step + 1
+    t = tf.cast(step, grads.dtype)
+    *features, first, second = normalize(
+      grads, *moments[:2], t, self.beta_1, self.beta_2, self.epsilon
+    )
+    if self.time_scales:
+      time = time_features(t, self.time_scales)[:, tf.newaxis]
+      features.append(tf.broadcast_to(time, [len(self.time_scales), grads.shape[1]]))
+    inputs = tf.cast(tf.concat(features, axis=0), self.dtype)
+    return inputs, Moments(first, second, step)
+
+  def __call__(self, grads: tf.Tensor, moments: Moments) -> tf.Tensor:
+    """Maps gradients [T, 1, N] to inputs [T, features, N], by `step`."""
+    num_steps = tf.shape(grads)[0]
+
+    def body(t, moments, inputs):
+      step_inputs, moments = self.step(grads[t], moments)
+      return t + 1, moments, inputs.write(t, step_inputs)
+
+    shape = [self.num_features, grads.shape[-1]]
+    inputs = tf.TensorArray(self.dtype, num_steps, element_shape=shape)
+    carry = tf.zeros([], tf.int32), moments, inputs
+    return tf.while_loop(lambda t, *_: t < num_steps, body, carry)[2].stack()
+
+
+@registry.register
+class RNNprop(base.Optimizer):
+  """A deep LSTM from normalized gradients to bounded updates, on every coordinate.
+
+  With Adam's bias-corrected moments m_hat and v_hat of each coordinate, the LSTM
+  reads m_hat / sqrt(v_hat) and g / sqrt(v_hat), and the update is output_scale
+  tanh(.) of its output. So the updates do not change with the scale of the loss, and
+  no step can take a parameter further than output_scale.
+
+  The paper's fully connected layer with ELU before the LSTM is left out: the input
+  weights and non-linearities of the first layer's gates stand in its place.
+
+  >>> optimizer = RNNprop(layers=(20, 20))
+  >>> theta = [tf.ones([3])]
+  >>> updates, state = optimizer(theta, optimizer.initial_state(theta))
+  """
+
+  reads_gradients_alone = True
+  is_coordinatewise = True
+  jit_compile = True
+
+  def __init__(
+    self,
+    layers: Sequence[int] = (20, 20),
+    beta_1: float = 0.95,
+    beta_2: float = 0.95,
+    epsilon: float = 1e-16,
+    output_scale: float = 0.1,
+    time_scales: Sequence[float] = (),
+    initializer: str = "truncated_normal",
+    seed: int = 0,
+    dtype: str = "float32",
+  ):
+    """Initializes the weights.
+
+    Args:
+      layers: units of each LSTM layer (the paper's 20 and 20); empty for a linear map
+        before the tanh.
+      beta_1: decay of the mean gradient (the paper's 0.95).
+      beta_2: decay of the mean squared gradient (the paper's 0.95).
+      epsilon: gradient size below which updates depend on the gradient's scale, at
+        least 1e-18.
+      output_scale: the largest update of a parameter in one step (alpha, the paper's
+        0.1).
+      time_scales: for each, a feature tanh(t / scale - 1) of the step t, from 1, so
+        that the updates can shrink as time goes on; (10, 100, 1000) suit runs of
+        thousands of steps. The paper has none.
+      initializer: "truncated_normal", of variance 1 / fan-in before truncation at
+        two standard deviations, or "zeros".
+      seed: of the initial weights.
+      dtype: of the weights and the LSTM's state, as a string; the moments are kept in
+        float32 if that is more precise.
+
+    Raises:
+      ValueError: for a number out of its range or an unknown name.
+    """
+    super().__init__()
+    self._dtype = coordinatewise.check_dtype(dtype)
+    _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales)
+    time_scales = tuple(time_scales)
+    self._config = {
+      "layers": coordinatewise.check_layers(layers),
+      "beta_1": beta_1,
+      "beta_2": beta_2,
+      "epsilon": epsilon,
+      "output_scale": output_scale,
+      "time_scales": time_scales,
+      "initializer": initializer,
+      "seed": seed,
+      "dtype": self._dtype.name,
+    }
+    self._output_scale = output_scale
+    self._inputs = _Inputs(beta_1, beta_2, epsilon, time_scales, self._dtype)
+    self._network = deep_lstm.DeepLSTM(
+      self._inputs.num_features, 1, layers, initializer, seed, self._dtype
+    )
+
+  @property
+  def config(self) -> dict[str, Any]:
+    return dict(self._config)
+
+  def initial_state(self, params):
+    size = self.record(params).shape[1]
+    return RNNpropState(self._inputs.initial(size), self._network.initial_state(size))
+
+  def __call__(self, grads, state, params=None, loss=None):
+    inputs, moments = self._read(grads, state)
+    outputs, lstm = self._network(inputs, state.lstm)
+    with tf.name_scope("update"):
+      bounded = self._output_scale * tf.tanh(outputs)
+      updates = coordinatewise.from_coordinates(bounded, grads)
+      updates = [tf.cast(u, g.dtype) for u, g in zip(updates, grads)]
+    return updates, RNNpropState(moments, lstm)
+
+  def record(self, grads):
+    coordinatewise.check_not_empty(self, grads)
+    precise = [tf.cast(g, self._inputs.moments_dtype) for g in grads]
+    return coordinatewise.to_coordinates(precise)
+
+  def sequence_gradient(self, recorded, state, loss_weights):
+    gradient = lstm_sequence.gradient(
+      self._network.weights,
+      self._inputs,
+      self._output_scale,
+      recorded,
+      tf.cast(loss_weights, self._dtype),
+      state.lstm,
+      memory=state.moments,
+      is_bounded=True,
+    )
+    return self._network.in_order(gradient, self.trainable_variables)
+
+  def diagnostics(self, grads, state):
+    return self._network.saturation(self._read(grads, state)[0], state.lstm)
+
+  def _read(self, grads, state):
+    with tf.name_scope("preprocess"):
+      return self._inputs.step(self.record(grads), state.moments)
+
+
+def _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales) -> None:
+  if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
+    raise ValueError(
+      f"RNNprop got beta_1={beta_1} and beta_2={beta_2}; both must lie in [0, 1)."
+    )
+  if not _MIN_EPSILON <= epsilon < math.inf:
+    raise ValueError(f"epsilon={epsilon} must be at least {_MIN_EPSILON}, and finite.")
+  if not 0 < output_scale < math.inf:
+    raise ValueError(f"output_scale={output_scale} must be a positive, finite number.")
+  if not all(0 < scale < math.inf for scale in time_scales):
+    raise ValueError(
+      f"time_scales={time_scales!r} must be positive, finite numbers of steps, e.g."
+      " (10, 100, 1000)."
+    )
