@@ -3,6 +3,7 @@
 from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.classification import MLP, digits_mlp, mnist_mlp
 from l2l_tf.problems.datasets import Dataset, DatasetUnavailableError, as_dataset
+from l2l_tf.problems.keras_model import KerasModel, keras_model
 from l2l_tf.problems.synthetic import (
   Ensemble,
   Polynomial,
