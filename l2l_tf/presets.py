@@ -4,8 +4,14 @@ What each recipe reaches, and in what time, stands in README's table. Problems a
 imported when one is made: `l2l-train --help` shows recipes without TensorFlow.
 """
 
-from collections.abc import Mapping
+import pathlib
+import runpy
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+# How a problem of the user's own is named, in place of a preset.
+OWN = "path/to/file.py:function"
 
 
 def _features(*scales: int) -> str:
@@ -17,7 +23,7 @@ def _features(*scales: int) -> str:
 class Preset(NamedTuple):
   """A problem and the settings of its recipe; each is a flag of l2l-train too."""
 
-  problem: str  # a name in `l2l_tf.problems`
+  problem: str  # a name in `l2l_tf.problems`, or one like `OWN`
   arguments: Mapping[str, Any]  # of that name
   description: str
   layers: tuple[int, ...] = (20, 20)
@@ -36,6 +42,8 @@ class Preset(NamedTuple):
     """Builds the problem, an `l2l_tf.problems.Problem`."""
     from l2l_tf import problems
 
+    if ":" in self.problem:
+      return _make_own(self.problem, problems.Problem)
     return getattr(problems, self.problem)(**self.arguments)
 
 
@@ -95,8 +103,81 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+# What a problem of the user's own starts from: the recipe for nets on real data.
+OWN_RECIPE = PRESETS["mnist_mlp"]._replace(problem=OWN, description="your own")
+
+
 def get(name: str) -> Preset:
-  """Returns the preset of that name, or raises ValueError with the valid ones."""
-  if name not in PRESETS:
-    raise ValueError(f"Unknown problem {name!r}; choose one of {', '.join(PRESETS)}.")
-  return PRESETS[name]
+  """Returns the recipe of a problem; nothing of the user's own is run yet.
+
+  Args:
+    name: one of `PRESETS`; or a Python file and a function in it without arguments
+      that returns a problem, as in `OWN`; a module's dotted name may stand for the
+      file.
+
+  Raises:
+    ValueError: for another name, with the valid ones, or a file that is not there.
+  """
+  if name in PRESETS:
+    return PRESETS[name]
+  source, colon, function = name.rpartition(":")
+  if not colon or not source or not function.isidentifier():
+    raise ValueError(
+      f"Unknown problem {name!r}; choose one of {', '.join(PRESETS)}, or name a"
+      f" function of your own that returns a problem, as in {OWN}."
+    )
+  if _is_file(source) and not pathlib.Path(source).expanduser().is_file():
+    raise ValueError(
+      f"There is no file {source!r}, from which problem={name!r} would be made; check"
+      " the path."
+    )
+  return OWN_RECIPE._replace(problem=name)
+
+
+def short_name(name: str) -> str:
+  """Returns what can name a directory: path/to/file.py:function is file_function."""
+  source, colon, function = name.rpartition(":")
+  if not colon:
+    return name
+  stem = pathlib.Path(source).stem if _is_file(source) else source.split(".")[-1]
+  return f"{stem}_{function}"
+
+
+def _is_file(source: str) -> bool:
+  return source.endswith(".py") or "/" in source
+
+
+def _make_own(name: str, problem_class: type) -> Any:
+  """Calls the user's function; what it raises keeps its traceback."""
+  source, _, function = name.rpartition(":")
+  make = _function(source, function)
+  try:
+    problem = make()
+  except Exception as error:
+    raise RuntimeError(f"{function}() of {source} failed, see above.") from error
+  if not isinstance(problem, problem_class):
+    raise ValueError(
+      f"{function}() of {source} returned {problem!r}; it must return a problem, such"
+      " as l2l_tf.problems.keras_model(build_model, loss, dataset)."
+    )
+  return problem
+
+
+def _function(source: str, name: str) -> Callable[[], Any]:
+  """Runs a file as `python file.py` would, but under another name than __main__."""
+  if _is_file(source):
+    path = pathlib.Path(source).expanduser()
+    sys.path.insert(0, str(path.resolve().parent))  # where it finds its neighbours
+    run = lambda: runpy.run_path(str(path))
+  else:
+    run = lambda: runpy.run_module(source)
+  try:
+    found = run()
+  except Exception as error:
+    raise RuntimeError(f"{source} could not be run, see above.") from error
+  if not callable(found.get(name)):
+    raise ValueError(
+      f"{source} has no function {name!r}; define it there, without arguments, to"
+      " return a problem."
+    )
+  return found[name]

@@ -283,9 +283,9 @@ def _accuracy(loss: Any) -> Callable | None:
   name = loss if isinstance(loss, str) else getattr(loss, "name", None)
   name = name or getattr(loss, "__name__", None)
   accuracy = _ACCURACIES.get(name) if isinstance(name, str) else None
-  if name == "binary_crossentropy" and isinstance(loss, keras.losses.Loss):
-    if loss.get_config().get("from_logits"):
-      return lambda y, outputs: accuracy(y, outputs, threshold=0.0)
+  config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+  if name == "binary_crossentropy" and config.get("from_logits"):
+    return lambda y, outputs: accuracy(y, outputs, threshold=0.0)
   return accuracy
 
 

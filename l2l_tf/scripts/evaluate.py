@@ -19,7 +19,8 @@ BASELINES = ["SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam"]
 flags.DEFINE_string(
   "problem",
   "quadratic",
-  f"What the optimizers optimize: {', '.join(list(presets.PRESETS))}.",
+  f"What the optimizers optimize: {', '.join(presets.PRESETS)}; or {presets.OWN}, for"
+  " what a function of your own returns.",
 )
 flags.DEFINE_list("path", [], "Exported optimizers to evaluate, separated by commas.")
 flags.DEFINE_list(
@@ -55,7 +56,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("plot", True, "Whether to draw curves.png.")
 
-launch.one_of("problem", list(presets.PRESETS))
+launch.problem("problem")
 launch.positive_number("learning_rate")
 flags.register_validator(
   "optimizer",

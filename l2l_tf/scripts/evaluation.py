@@ -15,10 +15,11 @@ from l2l_tf.summaries import TensorBoard
 
 def evaluate(values: Mapping[str, Any]) -> None:
   """Runs the comparison, prints its table and writes its results."""
-  problem, rate = values["problem"], values["learning_rate"]
-  preset = presets.get(problem)
+  name, rate = values["problem"], values["learning_rate"]
+  preset = presets.get(name)
   learned = load([pathlib.Path(p).expanduser() for p in values["path"]])
   num_draws = values["num_epochs"] or preset.num_draws
+  problem = preset.make_problem()
   path = directory(values)
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)
@@ -26,7 +27,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
     board = TensorBoard(path)
     board.flags(values, ["problem", "num_steps", "seed"])
   curves = evaluate_lib.compare(
-    preset.make_problem(),
+    problem,
     learned,
     num_steps=values["num_steps"],
     num_draws=num_draws,
@@ -37,7 +38,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
   )
   num_problems = len(next(iter(curves.values())).losses)
   print(report.table(report.summarize(curves)))
-  title = f"{problem}: {num_problems} fresh problems" if values["plot"] else None
+  title = f"{name}: {num_problems} fresh problems" if values["plot"] else None
   with checkpoint.writing(path):
     write_results(curves, set(learned), path, board, title)
   print(f"\nAll ran on the same problems, {num_problems}; written to {path}/")
@@ -71,7 +72,8 @@ def directory(values: Mapping[str, Any]) -> pathlib.Path:
     return pathlib.Path(values["save_path"]).expanduser()
   if values["path"]:
     return pathlib.Path(values["path"][0]).expanduser().parent / "evaluation"
-  return pathlib.Path("tensorboard_logs", values["problem"], "evaluation")
+  name = presets.short_name(values["problem"])
+  return pathlib.Path("tensorboard_logs", name, "evaluation")
 
 
 def write_results(

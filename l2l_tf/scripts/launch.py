@@ -8,10 +8,12 @@ import logging as python_logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import app, flags, logging
+
+from l2l_tf import presets
 
 
 def run(main: Callable[[], int | None], module: str) -> None:
@@ -48,11 +50,17 @@ def run(main: Callable[[], int | None], module: str) -> None:
   app.run(guarded, flags_parser=_parse)
 
 
-def one_of(name: str, choices: Sequence[str]) -> None:
-  """Has the flag refuse any other text."""
-  flags.register_validator(
-    name, lambda value: value in choices, f"it must be one of {', '.join(choices)}"
-  )
+def problem(name: str) -> None:
+  """Has the flag refuse what is neither a preset nor a file's function."""
+
+  def check(value: str) -> bool:
+    try:
+      presets.get(value)
+    except ValueError as e:
+      raise flags.ValidationError(str(e).rstrip(".")) from e
+    return True
+
+  flags.register_validator(name, check)
 
 
 def positive_number(name: str) -> None:

@@ -19,7 +19,8 @@ from l2l_tf.scripts import launch
 def _recipe(name: str) -> str:
   """Says a flag's default: the recipes' values, the most common one first."""
   by_value: dict[str, list[str]] = {}
-  for problem, preset in presets.PRESETS.items():
+  recipes = {**presets.PRESETS, presets.OWN: presets.OWN_RECIPE}
+  for problem, preset in recipes.items():
     value = getattr(preset, name)
     text = ",".join(map(str, value)) or "none" if name == "layers" else str(value)
     by_value.setdefault(text, []).append(problem)
@@ -31,7 +32,9 @@ def _recipe(name: str) -> str:
 flags.DEFINE_string(
   "problem",
   "quadratic",
-  f"What the optimizer learns to optimize: {', '.join(presets.PRESETS)}.",
+  f"What the optimizer learns to optimize: {', '.join(presets.PRESETS)}; or"
+  f" {presets.OWN}, for what a function of your own returns, such as"
+  " l2l_tf.problems.keras_model(build_model, loss, dataset).",
 )
 flags.DEFINE_integer(
   "num_epochs",
@@ -137,7 +140,7 @@ flags.DEFINE_string(
   "save_path",
   None,
   "Directory of checkpoints, TensorBoard logs and the exported optimizer; by default"
-  " tensorboard_logs/<problem>.",
+  " tensorboard_logs/<problem>, of a file's function tensorboard_logs/file_function.",
 )
 flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
 flags.DEFINE_bool(
@@ -152,7 +155,7 @@ flags.DEFINE_bool(
   "Also write the graph of one window of five steps, for TensorBoard's Graphs tab.",
 )
 
-launch.one_of("problem", list(presets.PRESETS))
+launch.problem("problem")
 launch.positive_number("learning_rate")
 flags.register_validator(
   "clip_norm", lambda x: x is None or x > 0, "it must be positive; inf turns it off"

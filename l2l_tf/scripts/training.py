@@ -34,7 +34,9 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
   """Returns the flags' values, those not given taken from the problem's recipe."""
   recipe = presets.get(given["problem"])._asdict()
   values = {k: recipe.get(k) if v is None else v for k, v in given.items()}
-  path = values["save_path"] or f"tensorboard_logs/{values['problem']}"
+  path = (
+    values["save_path"] or f"tensorboard_logs/{presets.short_name(values['problem'])}"
+  )
   values["save_path"] = os.path.expanduser(path)  # Shells leave --save_path=~/x alone.
   if values["initial_path"] is None:
     values["layers"] = [int(units) for units in values["layers"]]
