@@ -1,6 +1,7 @@
 """Every name's problem and recipe fit together."""
 
 import inspect
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import tensorflow as tf
 from l2l_tf import MetaTrainer, unroll
 from l2l_tf.meta_train import check_lengths
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
-from l2l_tf.presets import PRESETS, get
-from l2l_tf.problems import DatasetUnavailableError
+from l2l_tf.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
+from l2l_tf.problems import DatasetUnavailableError, Quadratic
 
 
 def make_problem(preset):
@@ -58,3 +59,107 @@ def test_an_unknown_name_lists_the_valid_ones(name):
     get(name)
   for valid in PRESETS:
     assert valid in str(e.value)
+
+
+MINE = """
+import dataclasses
+import sizes
+from l2l_tf import problems
+
+@dataclasses.dataclass
+class Size:
+  num_dims: int = sizes.SIZE
+
+assert __name__ != "__main__"
+
+def make_problem():
+  return problems.Quadratic(num_dims=Size().num_dims)
+
+def returns_nothing():
+  pass
+
+def fails():
+  raise ValueError("What came.")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+  """A user's file, with a neighbour that it imports; away from where it is used."""
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  monkeypatch.delitem(sys.modules, "sizes", raising=False)
+  (tmp_path / "project").mkdir()
+  (tmp_path / "project" / "sizes.py").write_text("SIZE = 3")
+  (tmp_path / "project" / "mine.py").write_text(MINE)
+  monkeypatch.chdir(tmp_path)
+  yield "project/mine.py"
+  sys.modules.pop("sizes", None)
+
+
+def test_a_function_in_a_file_makes_the_problem(mine):
+  preset = get(f"{mine}:make_problem")
+  assert preset == OWN_RECIPE._replace(problem=f"{mine}:make_problem")
+  problem = preset.make_problem()
+  assert isinstance(problem, Quadratic) and problem.num_dims == 3
+
+
+def test_a_function_in_a_module_makes_the_problem(mine, tmp_path):
+  sys.path.insert(0, str(tmp_path / "project"))
+  assert get("mine:make_problem").make_problem().num_dims == 3
+
+
+def test_the_home_directory_is_found(mine, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert get(f"~/{mine}:make_problem").make_problem().num_dims == 3
+
+
+@pytest.mark.parametrize(
+  "function, sentence",
+  [
+    ("missing", "mine.py has no function 'missing'; define it"),
+    ("number", "mine.py has no function 'number'; define it"),
+    (
+      "returns_nothing",
+      r"returns_nothing\(\) of .* returned None; it must return a pr",
+    ),
+  ],
+)
+def test_a_file_without_a_problem_is_one_sentence(mine, function, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    get(f"{mine}:{function}").make_problem()
+
+
+def test_an_error_of_the_users_code_is_the_cause(mine, tmp_path):
+  with pytest.raises(RuntimeError, match=r"fails\(\) of .*mine.py failed") as e:
+    get(f"{mine}:fails").make_problem()
+  assert str(e.value.__cause__) == "What came."
+  (tmp_path / "broken.py").write_text("def f(:")
+  with pytest.raises(RuntimeError, match="broken.py could not be run") as e:
+    get("broken.py:f").make_problem()
+  assert isinstance(e.value.__cause__, SyntaxError)
+
+
+@pytest.mark.parametrize("name", ["nowhere.py:f", "./nowhere:f", "~/nowhere.py:f"])
+def test_a_file_that_is_not_there_is_one_sentence(name):
+  with pytest.raises(ValueError, match="There is no file .*nowhere.*; check the path"):
+    get(name)
+
+
+@pytest.mark.parametrize("name", ["mine.py", "mine.py:", ":f", "mine.py:f()", "a:b c"])
+def test_an_incomplete_name_says_how_a_function_is_named(name):
+  with pytest.raises(ValueError, match=f"Unknown problem .* as in {OWN}"):
+    get(name)
+
+
+@pytest.mark.parametrize(
+  "name, short",
+  [
+    ("quadratic", "quadratic"),
+    ("a/b c/file.py:make", "file_make"),
+    ("package.module:make", "module_make"),
+  ],
+)
+def test_a_short_name_can_name_a_directory(name, short):
+  assert short_name(name) == short

@@ -331,6 +331,80 @@ def test_a_run_that_always_diverges_says_so(forks, tmp_path):
   ended.assert_mistake("All windows of 2 epochs were skipped", "finite", "output_scale")
 
 
+MINE = """
+import keras
+import numpy as np
+from l2l_tf import problems
+
+def build_model():
+  layers = keras.layers
+  return keras.Sequential([layers.Dense(4), layers.Dropout(0.1), layers.Dense(1)])
+
+def make_problem():
+  x = np.random.default_rng(0).normal(size=[40, 3])
+  return problems.keras_model(build_model, "mse", (x, x[:, :1]), held_out=(x, x[:, :1]))
+
+def wrong_data():
+  return problems.keras_model(build_model, "mse", ([1.0], [1.0, 2.0]))
+
+def wrong_type():
+  return build_model
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+  """A user's own problem: a file, and the flags of a short run on it."""
+  (tmp_path / "mine.py").write_text(MINE)
+  # fmt: off
+  return [
+    "--problem=mine.py:make_problem", "--num_epochs=4", "--evaluation_period=2",
+    "--evaluation_epochs=1", "--num_steps=4", "--unroll_length=2", "--layers=4",
+  ]
+  # fmt: on
+
+
+def test_a_problem_of_ones_own_is_trained_on_resumed_and_evaluated(
+  forks, mine, tmp_path
+):
+  path = tmp_path / "tensorboard_logs" / "mine_make_problem"
+  process = forks.start("train", *mine, cwd=tmp_path)
+  process.wait_until(lambda: latest(path))
+  process.kill()
+  ended = forks.run("train", *mine, cwd=tmp_path)
+  assert ended.code == 0 and not ended.err
+  assert "Going on after epoch 2 of 4, saved in tensorboard_logs/mine" in ended.out
+  whole = forks.run("train", *mine, "--save_path=whole", cwd=tmp_path)
+  assert whole.out.startswith("Training on mine.py:make_problem (your own): 4 epochs,")
+  files = path / "optimizer.l2l.npz", tmp_path / "whole" / "optimizer.l2l.npz"
+  for a, b in zip(*(export.load(file).variables for file in files), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+  ended = forks.run(
+    "evaluate", mine[0], "--optimizer=SGD", "--learning_rate=0.1", "--num_steps=4",
+    "--num_epochs=2", cwd=tmp_path,
+  )  # fmt: skip
+  assert ended.code == 0 and not ended.err
+  (row,) = rows(path / "evaluation" / "summary.csv")
+  assert float(row["held_out_loss"]) > 0
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate"])
+def test_a_mistake_in_ones_own_file_costs_nothing(forks, mine, tmp_path, script):
+  def run(name):
+    return forks.run(script, f"--problem=mine.py:{name}", cwd=tmp_path)
+
+  run("missing").assert_mistake("mine.py has no function 'missing'", "define it there")
+  run("wrong_type").assert_mistake("wrong_type() of mine.py returned", "a problem")
+  ended = run("wrong_data")
+  assert ended.code == 1 and "Traceback" in ended.err[0]
+  shown = "\n".join(ended.err)
+  assert 'mine.py", line 16, in wrong_data' in shown
+  assert "ValueError: The data have shapes (1,), (2,); all need the same" in shown
+  assert ended.err[-1] == "RuntimeError: wrong_data() of mine.py failed, see above."
+  assert [p.name for p in tmp_path.iterdir()] == ["mine.py"]
+
+
 COUNTS = [
   ("train", ["num_epochs", "log_period", "evaluation_period", "evaluation_epochs"]),
   ("train", ["patience", "num_steps", "unroll_length"]),
@@ -343,6 +417,8 @@ WRONG_FLAGS = [
   ("train", ["--num_epochs=many"], ["--num_epochs=many"]),
   ("train", ["--num_epochs=1.5"], ["--num_epochs=1.5"]),
   ("train", ["--problem=cifar"], ["--problem=cifar", "simple_multi", "mnist_mlp"]),
+  ("train", ["--problem=mine.py:f"], ["no file 'mine.py'", "check the path; see"]),
+  ("train", ["--problem=mine.py"], ["path/to/file.py:function", "simple_multi"]),
   ("train", ["--learning_rate=nan"], ["--learning_rate=nan", "positive, finite"]),
   ("train", ["--learning_rate=inf"], ["--learning_rate=inf", "positive, finite"]),
   ("train", ["--learning_rate=-0.1"], ["--learning_rate=-0.1", "positive, finite"]),
@@ -363,6 +439,7 @@ WRONG_FLAGS = [
   ("train", ["quadratic"], ["'quadratic' is no flag", "--name=value"]),
   ("train", ["--flagfile=missing.txt"], ["missing.txt"]),
   ("evaluate", ["--problem=cifar"], ["--problem=cifar", "simple_multi", "mnist_mlp"]),
+  ("evaluate", ["--problem=mine.py:f"], ["no file 'mine.py'", "check the path; see"]),
   ("evaluate", ["--optimizer=Adam,Lion"], ["'Lion'", "Nesterov", "--path"]),
   ("evaluate", ["--optimizer="], ["nothing to evaluate", "--path"]),
   ("evaluate", ["--learning_rate=nan"], ["positive, finite number"]),

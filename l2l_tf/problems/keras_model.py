@@ -26,6 +26,7 @@ _ACCURACIES = {
   "categorical_crossentropy": keras.metrics.categorical_accuracy,
   "binary_crossentropy": keras.metrics.binary_accuracy,
 }
+_SEED = "seed_generator_state"  # how Keras names the variable of a SeedGenerator
 # Operations whose result depends on more than their inputs, or that have an effect.
 _STATEFUL = re.compile("Assign|Random|TruncatedNormal|Multinomial")
 
@@ -85,6 +86,9 @@ class KerasModel(Problem):
         f"keras_model got batch_size={batch_size} and max_examples={max_examples};"
         " both must be at least 1."
       )
+    if isinstance(loss, str):
+      with _explained(f"find loss={loss!r}"):
+        loss = keras.losses.get(loss)
     self.jit_compile = jit_compile
     self._batch_size = batch_size
     self._train = Examples(dataset, max_examples)
@@ -157,7 +161,7 @@ class KerasModel(Problem):
   def _seeded(self, state, seed):
     """Puts seeds below `seed` into the state of the layers' seed generators."""
     return [
-      tf.cast(seeds.fold_in(seed, i), value.dtype) if _is_seed(v) else value
+      tf.cast(seeds.fold_in(seed, i), value.dtype) if v.name == _SEED else value
       for i, (v, value) in enumerate(zip(self._others, state))
     ]
 
@@ -263,13 +267,8 @@ def _build(build_model, loss, examples) -> tuple[keras.Model, dict[int, Callable
       " least one for an optimizer to move."
     )
   if loss is not None:
-    with _explained(f"compile {model.name} with loss={loss!r}"):
-      model.compile(loss=loss)
+    model.compile(loss=loss)
   return model, recorded
-
-
-def _is_seed(variable: keras.Variable) -> bool:
-  return variable.name == "seed_generator_state"
 
 
 def _role(name: str) -> str:
@@ -280,9 +279,8 @@ def _role(name: str) -> str:
 
 def _accuracy(loss: Any) -> Callable | None:
   """Returns what computes the accuracy that goes with a loss, or None."""
-  name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-  name = name or getattr(loss, "__name__", None)
-  accuracy = _ACCURACIES.get(name) if isinstance(name, str) else None
+  name = getattr(loss, "name", getattr(loss, "__name__", None))
+  accuracy = _ACCURACIES.get(name)
   config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
   if name == "binary_crossentropy" and config.get("from_logits"):
     return lambda y, outputs: accuracy(y, outputs, threshold=0.0)
@@ -290,17 +288,17 @@ def _accuracy(loss: Any) -> Callable | None:
 
 
 def _check_stateless(graph: tf.Graph) -> None:
+  """Raises ValueError if the graph's result depends on more than its inputs."""
   definition = graph.as_graph_def()
-  nodes = [
-    *definition.node,
-    *(n for f in definition.library.function for n in f.node_def),
-  ]
-  found = sorted({n.op for n in nodes if _STATEFUL.match(n.op)})
+  bodies = [definition.node, *(f.node_def for f in definition.library.function)]
+  found = {node.op for nodes in bodies for node in nodes if _STATEFUL.match(node.op)}
+  # All of the model's own variables are replaced; this is Keras's global generator.
+  found |= {v.name for v in graph.variables if _SEED in v.name}
   if found:
     raise ValueError(
-      f"The model draws at random or stores something in a way that cannot be"
-      f" repeated ({', '.join(found)}); give each layer its own"
-      " keras.random.SeedGenerator, and state only as Keras variables."
+      "The model draws at random or stores something in a way that cannot be"
+      f" repeated ({', '.join(sorted(found))}); give each layer that draws its own"
+      " keras.random.SeedGenerator, and keep state in Keras variables."
     )
 
 
