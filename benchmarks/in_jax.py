@@ -207,3 +207,28 @@ def _adam_step(phi, adam, grads, learning_rate):
   rate = learning_rate * jnp.sqrt(1 - _BETA_2**step) / (1 - _BETA_1**step)
   move = lambda p, m, v: p - rate * m / (jnp.sqrt(v) + _EPSILON)
   return jax.tree.map(move, phi, first, second), AdamState(step, first, second)
+
+
+class OptimizerSteps:
+  """The optimizer alone, its state updated in place."""
+
+  def __init__(self, weights: Sequence[np.ndarray], num_parameters: int):
+    """Takes weights in the order of `CoordinatewiseLSTM.trainable_variables`."""
+    phi = [jnp.asarray(w) for w in weights]
+    step = lambda theta, state, grads: _moved(theta, *_optimizer(phi, grads, state))
+    self._step = jax.jit(step, donate_argnums=(0, 1))
+    units = [w_h.shape[0] for w_h in phi[1:-1][1::3]]
+    self._state = [
+      tuple(jnp.zeros([num_parameters, n]) for _ in range(2)) for n in units
+    ]
+    self._theta = jnp.zeros([num_parameters])
+
+  def __call__(self, grads: np.ndarray) -> np.ndarray:
+    """Takes one step; returns the parameters."""
+    outer = self._step(self._theta, self._state, jnp.asarray(grads))
+    self._theta, self._state = jax.block_until_ready(outer)
+    return self._theta
+
+
+def _moved(theta, update, state):
+  return theta + update, state

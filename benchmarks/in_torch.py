@@ -171,3 +171,28 @@ def _optimizer(phi, grads, state):
     x = o_gate * c.tanh()
     next_state.append((x, c))
   return torch.addmm(b, x, w).reshape(grads.shape), next_state
+
+
+class OptimizerSteps:
+  """The optimizer alone, eager or compiled."""
+
+  def __init__(
+    self, weights: Sequence[np.ndarray], num_parameters: int, is_compiled: bool = False
+  ):
+    """Takes weights in the order of `CoordinatewiseLSTM.trainable_variables`."""
+    self._phi = [torch.tensor(w) for w in weights]
+    self._optimizer = torch.compile(_optimizer) if is_compiled else _optimizer
+    units = [w_h.shape[0] for w_h in self._phi[1:-1][1::3]]
+    self._state = [
+      tuple(torch.zeros(num_parameters, n) for _ in range(2)) for n in units
+    ]
+    self._theta = torch.zeros(num_parameters)
+
+  @torch.no_grad()
+  def __call__(self, grads: np.ndarray) -> np.ndarray:
+    """Takes one step; returns the parameters."""
+    update, self._state = self._optimizer(
+      self._phi, torch.from_numpy(grads), self._state
+    )
+    self._theta += update
+    return self._theta.numpy()

@@ -6,17 +6,14 @@ from one set of weights, that they compute the same thing.
 """
 
 import argparse
-import importlib
 import itertools
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import contest
 import floor
 import memory
 import numpy as np
@@ -29,10 +26,8 @@ from l2l_tf.meta_train import MetaTrainer
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Problem, Quadratic
 
-_OTHERS = {"jax": "in_jax", "torch": "in_torch"}  # distribution -> module beside this
 _SEED = 0
 _TOLERANCE = 1e-4  # relative, in float32
-_PAUSE = 0.05  # seconds in which one contender's threads fall asleep
 _MLP = (784, 20, 10)
 
 
@@ -98,12 +93,14 @@ class Reference(NamedTuple):
 
 def main() -> None:
   args = _parse_args()
-  _limit_threads(args.threads)
+  contest.limit_threads(args.threads)
   case = _CASES[args.case]
   if args.memory_of:
     print(json.dumps(_memory_of(args.memory_of, case)))
     return
-  others = {name: _import(name, module) for name, module in _OTHERS.items()}
+  others = {
+    name: contest.import_other(name, module) for name, module in contest.OTHERS.items()
+  }
   reference = _make_reference(case)
   for name, module in others.items():
     _check_agreement(name, _make_other(module, case, reference), reference)
@@ -114,8 +111,8 @@ def main() -> None:
   least = floor.make(case.num_parameters, case.num_steps, case.layers)
   contenders["floor"] = lambda unused_seed: least()
   rounds = args.rounds or case.rounds
-  _print_header(args, rounds, others)
-  _report(*_time(contenders, rounds))
+  contest.print_header(args.case, rounds, args.threads, list(others.values()))
+  contest.report("epoch", *contest.take_turns(contenders, rounds))
   if args.memory:
     _report_memory(args)
   if not devices.on_gpu():
@@ -127,47 +124,14 @@ def main() -> None:
 def _parse_args() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--case", choices=_CASES, default="quadratic")
-  parser.add_argument(
-    "--rounds", type=_positive, help="timed epochs of each contender; the case's own"
-  )
-  parser.add_argument(
-    "--threads",
-    type=_positive,
-    default=len(os.sched_getaffinity(0)),
-    help="cores that each contender may use; all by default",
-  )
+  contest.add_flags(parser)
   parser.add_argument(
     "--memory", action="store_true", help="measure peak memory too, a process for each"
   )
   parser.add_argument(
-    "--memory_of", choices=["l2l_tf", *_OTHERS], help=argparse.SUPPRESS
+    "--memory_of", choices=["l2l_tf", *contest.OTHERS], help=argparse.SUPPRESS
   )
   return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-  if not text.isdecimal() or int(text) == 0:
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-  return int(text)
-
-
-def _limit_threads(count: int) -> None:
-  """Gives every contender the same cores, before any of them starts threads."""
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
-  tf.config.threading.set_intra_op_parallelism_threads(count)
-  tf.config.threading.set_inter_op_parallelism_threads(count)
-
-
-def _import(name: str, module: str) -> Any:
-  try:
-    return importlib.import_module(module)
-  except ModuleNotFoundError as e:
-    if e.name != name:
-      raise
-    raise SystemExit(
-      f"{name} is not installed, and this benchmark compares with it; install the"
-      " extra that brings it: pip install -e '.[bench]'"
-    ) from None
 
 
 def _make_trainer(case: Case) -> MetaTrainer:
@@ -247,52 +211,13 @@ def _relative_error(value: Any, expected: Any) -> float:
   return float(np.linalg.norm(value - expected) / (norm or 1.0))
 
 
-def _time(contenders: dict[str, Callable], rounds: int):
-  """Returns seconds of each contender's first epoch, and of its later ones."""
-  first = {name: _seconds(epoch, 0) for name, epoch in contenders.items()}
-  for epoch in contenders.values():
-    epoch(1)  # whatever still happens once
-  times = {name: [] for name in contenders}
-  names = list(contenders)
-  for i in range(rounds):
-    for name in names[i % len(names) :] + names[: i % len(names)]:
-      times[name].append(_seconds(contenders[name], i + 2))
-  return first, {name: np.array(seconds) for name, seconds in times.items()}
-
-
-def _seconds(epoch: Callable[[int], Any], index: int) -> float:
-  time.sleep(_PAUSE)
-  start = time.perf_counter()
-  epoch(index)
-  return time.perf_counter() - start
-
-
-def _print_header(args: argparse.Namespace, rounds: int, others) -> None:
-  versions = [f"tensorflow {tf.__version__}", *(m.VERSION for m in others.values())]
-  print(f"\n{args.case}: {rounds} rounds, cores: {args.threads}")
-  print(f"Python {platform.python_version()}, {', '.join(versions)}\n")
-
-
-def _report(first: dict[str, float], times: dict[str, np.ndarray]) -> None:
-  print(f"{'':8}{'first epoch':>14}{'median epoch':>14}")
-  for name, seconds in times.items():
-    print(f"{name:8}{first[name]:12.2f} s{np.median(seconds) * 1e3:11.1f} ms")
-  print("\nRatio of epochs of the same round; above 1, l2l_tf is faster")
-  print(f"{'':16}{'min':>8}{'median':>8}{'max':>8}")
-  for name in [*_OTHERS, "floor"]:
-    ratio = times[name] / times["l2l_tf"]
-    print(
-      f"{name:7} / l2l_tf{ratio.min():8.2f}{np.median(ratio):8.2f}{ratio.max():8.2f}"
-    )
-
-
 def _report_memory(args: argparse.Namespace) -> None:
   """Runs every contender in a process of its own, which says what it held."""
   print("\nPeak memory above that after imports, data and one gradient of the problem")
   print(f"{'':8}{'first epoch':>14}{'later epochs':>14}")
   command = [sys.executable, __file__, "--case", args.case]
   command += ["--threads", str(args.threads), "--memory_of"]
-  for name in ["l2l_tf", *_OTHERS]:
+  for name in ["l2l_tf", *contest.OTHERS]:
     output = subprocess.run([*command, name], capture_output=True, check=True).stdout
     first, later = json.loads(output.splitlines()[-1])
     print(f"{name:8}{first:11.0f} MiB{later:11.0f} MiB", flush=True)
@@ -305,7 +230,7 @@ def _memory_of(name: str, case: Case) -> tuple[float, float]:
     trainer = _make_trainer(case)
     epoch, warm_up = trainer.train_episode, lambda: _warm_up(trainer.problem)
   else:
-    module = _import(name, _OTHERS[name])
+    module = contest.import_other(name, contest.OTHERS[name])
     arguments = case.num_steps, case.unroll_length, case.learning_rate
     other = module.MetaTraining(case.other_problem(module), weights, *arguments)
     epoch, warm_up = other.epoch, other.warm_up
