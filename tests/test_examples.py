@@ -82,8 +82,9 @@ GENERATOR = tf.data.Dataset.from_generator(
 @pytest.mark.parametrize(
   "data, sentence",
   [
-    ((X, Y[:9]), r"shapes \(10, 3\), \(9,\); all need the same first dimension"),
+    ((X, Y[:9]), r"shapes \(10, 3\), \(9,\); all must be arrays with the same"),
     ((X[:0], Y[:0]), r"shapes \(0, 3\), \(0,\).* at least 1"),
+    ((X, [0.0] * 10), r"shapes \(10, 3\), \(\); all .* \(lists are nests, not arrays"),
     ((X, 3.0), r"shapes \(10, 3\), \(\);"),
     ((X, Y, Y, Y), r"in 4 parts; give \(x, y\) or \(x, y, sample_weight\)"),
     (batches(3, X, Y).repeat(), "endless, hence more than max_examples=20.*take"),

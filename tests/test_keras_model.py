@@ -396,7 +396,7 @@ WRONG = [
   (dict(loss="nonsense"), "find loss='nonsense': ValueError, .*interpret loss"),
   (dict(loss=None), "compute the loss .*: ValueError, 'No loss to compute"),
   (dict(loss=keras.losses.MeanSquaredError(reduction="none")), "must be a scalar"),
-  (dict(data=(X, Y[:39])), r"shapes \(40, 6\), \(39, 1\); all need the same"),
+  (dict(data=(X, Y[:39])), r"shapes \(40, 6\), \(39, 1\); all must be arrays"),
   (dict(data=(X, np.ones([40, 3, 2]))), "compute the loss of the data's first"),
   (dict(data=(IMAGES[:, 0], Y), build_model=recurrent), "call sequential.* on the"),
   (

@@ -136,14 +136,14 @@ def test_an_error_of_the_users_code_is_the_cause(mine, tmp_path):
     get(f"{mine}:fails").make_problem()
   assert str(e.value.__cause__) == "What came."
   (tmp_path / "broken.py").write_text("def f(:")
-  with pytest.raises(RuntimeError, match="broken.py could not be run") as e:
+  with pytest.raises(RuntimeError, match=r"broken.py could not be run") as e:
     get("broken.py:f").make_problem()
   assert isinstance(e.value.__cause__, SyntaxError)
 
 
 @pytest.mark.parametrize("name", ["nowhere.py:f", "./nowhere:f", "~/nowhere.py:f"])
 def test_a_file_that_is_not_there_is_one_sentence(name):
-  with pytest.raises(ValueError, match="There is no file .*nowhere.*; check the path"):
+  with pytest.raises(ValueError, match=r"There is no file .*nowhere.*; check the path"):
     get(name)
 
 

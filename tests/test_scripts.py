@@ -345,7 +345,7 @@ def make_problem():
   return problems.keras_model(build_model, "mse", (x, x[:, :1]), held_out=(x, x[:, :1]))
 
 def wrong_data():
-  return problems.keras_model(build_model, "mse", ([1.0], [1.0, 2.0]))
+  return problems.keras_model(build_model, "mse", (np.ones(1), np.ones(2)))
 
 def wrong_type():
   return build_model
@@ -358,8 +358,8 @@ def mine(tmp_path):
   (tmp_path / "mine.py").write_text(MINE)
   # fmt: off
   return [
-    "--problem=mine.py:make_problem", "--num_epochs=4", "--evaluation_period=2",
-    "--evaluation_epochs=1", "--num_steps=4", "--unroll_length=2", "--layers=4",
+    "--problem=mine.py:make_problem", "--num_epochs=40", "--evaluation_period=2",
+    "--evaluation_epochs=1", "--num_steps=4", "--unroll_length=2", "--layers=",
   ]
   # fmt: on
 
@@ -370,12 +370,12 @@ def test_a_problem_of_ones_own_is_trained_on_resumed_and_evaluated(
   path = tmp_path / "tensorboard_logs" / "mine_make_problem"
   process = forks.start("train", *mine, cwd=tmp_path)
   process.wait_until(lambda: latest(path))
-  process.kill()
+  assert process.kill(signal.SIGTERM).code == 128 + signal.SIGTERM
   ended = forks.run("train", *mine, cwd=tmp_path)
   assert ended.code == 0 and not ended.err
-  assert "Going on after epoch 2 of 4, saved in tensorboard_logs/mine" in ended.out
+  assert "Going on after epoch" in ended.out
   whole = forks.run("train", *mine, "--save_path=whole", cwd=tmp_path)
-  assert whole.out.startswith("Training on mine.py:make_problem (your own): 4 epochs,")
+  assert whole.out.startswith("Training on mine.py:make_problem (your own): 40 epochs,")
   files = path / "optimizer.l2l.npz", tmp_path / "whole" / "optimizer.l2l.npz"
   for a, b in zip(*(export.load(file).variables for file in files), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -399,8 +399,9 @@ def test_a_mistake_in_ones_own_file_costs_nothing(forks, mine, tmp_path, script)
   ended = run("wrong_data")
   assert ended.code == 1 and "Traceback" in ended.err[0]
   shown = "\n".join(ended.err)
-  assert 'mine.py", line 16, in wrong_data' in shown
-  assert "ValueError: The data have shapes (1,), (2,); all need the same" in shown
+  assert 'mine.py", line ' in shown
+  assert "in wrong_data" in shown
+  assert "ValueError: The data have shapes (1,), (2,); all must be arrays" in shown
   assert ended.err[-1] == "RuntimeError: wrong_data() of mine.py failed, see above."
   assert [p.name for p in tmp_path.iterdir()] == ["mine.py"]
 

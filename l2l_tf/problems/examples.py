@@ -95,8 +95,10 @@ def _count(tensors: Any) -> int:
   shapes = [t.shape for t in tf.nest.flatten(tensors)]
   sizes = {shape[0] if shape.rank else None for shape in shapes}
   if len(sizes) != 1 or not all(sizes):
+    different = list(dict.fromkeys(map(str, shapes)))
     raise ValueError(
-      f"The data have shapes {', '.join(map(str, shapes))}; all need the same first"
-      " dimension, the number of examples, at least 1 (batch a tf.data.Dataset)."
+      f"The data have shapes {', '.join(different[:9])}; all must be arrays with the"
+      " same first dimension, the number of examples, at least 1 (lists are nests, not"
+      " arrays; and batch a tf.data.Dataset)."
     )
   return sizes.pop()
