@@ -368,14 +368,15 @@ def test_a_problem_of_ones_own_is_trained_on_resumed_and_evaluated(
   forks, mine, tmp_path
 ):
   path = tmp_path / "tensorboard_logs" / "mine_make_problem"
+  whole = forks.start("train", *mine, "--save_path=whole", cwd=tmp_path)
   process = forks.start("train", *mine, cwd=tmp_path)
   process.wait_until(lambda: latest(path))
   assert process.kill(signal.SIGTERM).code == 128 + signal.SIGTERM
   ended = forks.run("train", *mine, cwd=tmp_path)
   assert ended.code == 0 and not ended.err
   assert "Going on after epoch" in ended.out
-  whole = forks.run("train", *mine, "--save_path=whole", cwd=tmp_path)
-  assert whole.out.startswith("Training on mine.py:make_problem (your own): 40 epochs,")
+  opening = "Training on mine.py:make_problem (your own): 40 epochs,"
+  assert whole.wait().out.startswith(opening)
   files = path / "optimizer.l2l.npz", tmp_path / "whole" / "optimizer.l2l.npz"
   for a, b in zip(*(export.load(file).variables for file in files), strict=True):
     np.testing.assert_array_equal(a, b)
