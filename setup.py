@@ -39,6 +39,7 @@ setup(
     "console_scripts": [
       "l2l-train = l2l_tf.scripts.train:run",
       "l2l-evaluate = l2l_tf.scripts.evaluate:run",
+      "l2l-diagnose = l2l_tf.scripts.diagnose:run",
     ],
   },
   classifiers=[

@@ -1,6 +1,7 @@
-"""Learning curves as a picture, from the CSV that an evaluation wrote."""
+"""Pictures, from the CSV files that an evaluation or a diagnosis wrote."""
 
 import csv
+import functools
 import os
 import pathlib
 
@@ -11,6 +12,12 @@ import numpy as np
 _COLORS = matplotlib.colormaps["tab10"].colors
 _BASELINE_STYLE = {"linewidth": 1.4, "linestyle": "--"}
 _LEARNED_STYLE = {"linewidth": 2.6, "linestyle": "-", "zorder": 3}
+_HISTORIES = {
+  "first": "first step",
+  "constant": "after equal ones",
+  "alternating": "after alternating ones",
+}
+_WIDTHS = [3.6, 2.4, 1.2]  # Equal curves do not hide each other.
 
 
 def learning_curves(
@@ -56,18 +63,135 @@ def learning_curves(
   return figure
 
 
-def _read(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
-  """Columns of the CSV by optimizer."""
+def diagnosis(
+  response_csv: str | os.PathLike[str],
+  trajectories_csv: str | os.PathLike[str],
+  title: str,
+) -> matplotlib.figure.Figure:
+  """Draws how updates follow the gradient, on logarithmic axes.
+
+  On the left the response to each gradient, on the right where the runs of constant
+  gradients lead. Both count movement against the gradient's sign as positive; where
+  there is any uphill, it lies in the red.
+
+  Args:
+    response_csv: `response.csv` from `diagnose.write`.
+    trajectories_csv: `trajectories.csv`, likewise.
+    title: above both axes.
+
+  Returns:
+    The figure; the caller saves it.
+
+  Raises:
+    ValueError: for a file without numbers.
+  """
+  figure = matplotlib.figure.Figure(figsize=(11, 5.5), dpi=150, layout="constrained")
+  figure.get_layout_engine().set(wspace=0.06)
+  left, right = figure.subplots(1, 2)
+  _draw_response(left, _columns(pathlib.Path(response_csv)))
+  _draw_trajectories(right, _read(pathlib.Path(trajectories_csv), "run"))
+  for axes in left, right:
+    axes.grid(which="major", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.plot([], [], "--", color="gray", label="dashed: g < 0")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    axes.legend(ncols=3, fontsize="small", frameon=False, **below)
+  figure.suptitle(title, fontweight="bold")
+  return figure
+
+
+def _draw_response(axes: matplotlib.axes.Axes, columns: dict[str, np.ndarray]) -> None:
+  g = columns["gradient"]
+  plus = np.flatnonzero(g > 0)
+  minus = np.flatnonzero(g < 0)[::-1]
+  sizes = g[plus]
+  for color, width, (name, label) in zip(_COLORS, _WIDTHS, _HISTORIES.items()):
+    style = {"color": color, "linewidth": width}
+    axes.plot(sizes, -columns[name][plus], "-", label=label, **style)
+    axes.plot(sizes, columns[name][minus], "--", **style)
+  curves = np.array([line.get_ydata() for line in axes.lines])  # [curves, sizes]
+  middle = len(sizes) // 2
+  proportional = sizes * np.abs(curves[0, middle]) / sizes[middle]
+  axes.plot(sizes, proportional, ":", color="gray", label="proportional to g")
+  lost = sizes[~np.isfinite(curves).all(axis=0)]
+  if len(lost):
+    top = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    axes.plot(lost, np.ones_like(lost), "rx", label="not finite", **top)
+  axes.set_xscale("log")
+  axes.set_xlim(sizes[0], sizes[-1])
+  axes.set_xlabel("size of the gradient")
+  axes.set_ylabel("update against the gradient")
+  axes.set_title("response")
+  _signed_log(axes, curves)
+
+
+def _draw_trajectories(
+  axes: matplotlib.axes.Axes, runs: dict[str, dict[str, np.ndarray]]
+) -> None:
+  colors = matplotlib.colormaps["plasma"]([0.75, 0.45, 0.05])
+  styles = ({"color": c, "linewidth": w} for c, w in zip(colors, _WIDTHS))
+  for name, run in runs.items():
+    shape = -1, int(run["parameter"].max()) + 1
+    g, totals, steps = (
+      run[key].reshape(shape) for key in ("gradient", "total", "step")
+    )  # [T, N]
+    draw = functools.partial(axes.plot, steps[:, 0])
+    if name == "noise":
+      draw(totals.std(axis=1), ":", color="gray", label="noise (deviation)")
+    elif not g.any():
+      draw(np.abs(totals[:, 0]), "-.", color="black", label="g = 0 (distance)")
+    else:
+      style = next(styles)
+      draw(-totals[:, 0], "-", label=f"|g| = {g[0, 0]:g}", **style)
+      draw(totals[:, 1], "--", **style)
+  axes.set_xlim(0, steps[-1, 0])
+  axes.set_xlabel("step")
+  axes.set_ylabel("sum of updates, against the gradient")
+  axes.set_title("constant gradients and noise")
+  _signed_log(axes, np.array([line.get_ydata() for line in axes.lines]))
+
+
+def _signed_log(axes: matplotlib.axes.Axes, values: np.ndarray) -> None:
+  """A logarithmic axis that goes on below zero where there are such values."""
+  values = values[np.isfinite(values) & (values != 0)]
+  values = values if len(values) else np.ones(1)
+  low, high = 3 * min(values.min(), 0), 3 * max(values.max(), 0)
+  if low == 0:
+    axes.set_ylim(values.min() / 3, high)
+    axes.set_yscale("log")
+    return
+  threshold = 10.0 ** (np.floor(np.log10(np.median(np.abs(values)))) - 2)
+  axes.set_yscale("symlog", linthresh=threshold)
+  axes.set_ylim(low, max(high, threshold))
+  axes.axhspan(low, 0, color="tab:red", alpha=0.08, linewidth=0)
+  axes.axhline(0, color="black", linewidth=0.8)
+  where = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+  axes.text(0.99, 0, "uphill ", color="tab:red", **where)
+
+
+def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Columns of a CSV of numbers."""
+  with path.open(newline="") as f:
+    return _arrays(path, list(csv.DictReader(f)))
+
+
+def _read(
+  path: pathlib.Path, key: str = "optimizer"
+) -> dict[str, dict[str, np.ndarray]]:
+  """Columns of the CSV by the one that is named `key`."""
   rows: dict[str, list[dict[str, str]]] = {}
   with path.open(newline="") as f:
     for row in csv.DictReader(f):
-      rows.setdefault(row.pop("optimizer"), []).append(row)
+      rows.setdefault(row.pop(key), []).append(row)
   if not rows:
     raise ValueError(f"{str(path)!r} holds no curves; give one from report.write.")
-  return {
-    name: {key: np.array([float(r[key]) for r in lines]) for key in lines[0]}
-    for name, lines in rows.items()
-  }
+  return {name: _arrays(path, lines) for name, lines in rows.items()}
+
+
+def _arrays(path: pathlib.Path, rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
+  if not rows:
+    raise ValueError(f"{str(path)!r} holds no numbers; give one that was written.")
+  return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
 def _last(curve: dict[str, np.ndarray]) -> float:

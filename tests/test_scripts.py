@@ -37,7 +37,8 @@ IN_EXPORT, IN_CHECKPOINT, IN_LOGS = 9_500, 22_000, 45_000
 FORKS = """
 import gc, json, os, resource, signal, sys, time
 import keras, tensorflow
-from l2l_tf import plots, presets, report, summaries, trace_graph, training_run
+from l2l_tf import findings, plots, presets, report
+from l2l_tf import summaries, trace_graph, training_run
 
 def become(job):
   os.chdir(job["cwd"])
@@ -448,6 +449,9 @@ WRONG_FLAGS = [
   ("evaluate", ["--learning_rate=0"], ["positive, finite number"]),
   ("evaluate", ["--plot=perhaps"], ["--plot=perhaps"]),
   ("evaluate", ["some.npz"], ["'some.npz' is no flag"]),
+  ("diagnose", [], ["nothing to diagnose: give --path"]),
+  ("diagnose", ["--path=some.npz", "--warmup=0"], ["--warmup=0"]),
+  ("diagnose", ["--path=some.npz", "--num_steps=0"], ["--num_steps=0"]),
 ]
 WRONG_VALUES = [
   ("train", ["--preprocess=log"], ["preprocess='log'", "log_and_sign"]),
@@ -461,6 +465,8 @@ WRONG_VALUES = [
   ("evaluate", ["--path=file"], ["'file'"]),
   ("evaluate", ["--path=file,"], ["'file'"]),
   ("evaluate", ["--save_path=file/below"], ["'file/below'", "Not a directory"]),
+  ("diagnose", ["--path=missing.npz"], ["'missing.npz'"]),
+  ("diagnose", ["--path=file"], ["'file'"]),
 ]
 
 
@@ -535,6 +541,7 @@ finally:
     ("train", "problem num_epochs log_period evaluation_period evaluation_epochs"
      " num_steps unroll_length learning_rate second_derivatives save_path seed"),
     ("evaluate", "problem optimizer path num_epochs num_steps learning_rate seed plot"),
+    ("diagnose", "path save_path warmup num_steps seed plot"),
   ],
 )  # fmt: skip
 def test_help_explains_each_flag_at_once(script, flags):
@@ -545,7 +552,8 @@ def test_help_explains_each_flag_at_once(script, flags):
   assert set(flags.split()) <= set(told) and set(told.values()) == {"True"}
   for name in told:
     assert f"  --{name}: " in shown or f"  --[no]{name}: " in shown
-  assert f"  l2l-{script} --problem=quadratic" in shown
+  example = "--path=" if script == "diagnose" else "--problem=quadratic"
+  assert f"  l2l-{script} {example}" in shown
 
 
 def test_the_flags_know_the_names_that_there_are(forks):
@@ -652,3 +660,33 @@ def test_an_evaluation_with_a_given_rate_and_a_full_disk(forks, tmp_path):
   )  # fmt: skip
   ended.assert_mistake("tensorboard_logs/simple/evaluation", "could not be written")
   assert "SGD         0.1" in ended.out  # The table is not lost.
+
+
+def test_a_diagnosis_prints_and_writes_its_results(forks, exported, tmp_path):
+  ended = forks.run("diagnose", f"--path={exported[0]}", cwd=tmp_path)
+  assert ended.code == 0 and not ended.err
+  title, empty, header, rule, *lines = ended.out.splitlines()
+  assert title == f"CoordinatewiseLSTM of {exported[0]}" and not empty
+  assert header.split()[:3] == ["gradient", "first", "update"]
+  assert set(rule) == {"-", " "}
+  first = [line.split()[0] for line in lines[:8]]
+  assert first == ["0", "1e-08", "-1e-08", "0.01", "-0.01", "1e+06", "-1e+06", "noise"]
+  assert lines[-1] == "Written to one/run/diagnosis/"
+  path = tmp_path / "one" / "run" / "diagnosis"
+  found = (path / "findings.txt").read_text()
+  assert found and found in ended.out
+  response = rows(path / "response.csv")
+  assert len(response) == 163 and float(response[0]["gradient"]) == -1e10
+  assert {row["run"] for row in rows(path / "trajectories.csv")} >= {"zero", "huge"}
+  assert (path / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_diagnosis_without_a_picture_and_on_a_full_disk(forks, exported, tmp_path):
+  flags = ["diagnose", f"--path={exported[0]}", "--save_path=new/results"]
+  flags += ["--warmup=1", "--num_steps=2"]
+  ended = forks.run(*flags, cwd=tmp_path, limit=2_000)
+  ended.assert_mistake("new/results/response.csv", "could not be written")
+  assert "noise" in ended.out  # The table is not lost.
+  assert forks.run(*flags, "--plot=false", cwd=tmp_path).code == 0
+  names = {p.name for p in (tmp_path / "new" / "results").iterdir()}
+  assert names == {"response.csv", "trajectories.csv", "findings.txt"}

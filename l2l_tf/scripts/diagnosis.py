@@ -1,0 +1,78 @@
+"""What l2l-diagnose does, given its flags' values."""
+
+from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from l2l_tf import checkpoint, export, plots
+from l2l_tf import diagnose as diagnose_lib
+from l2l_tf import findings as findings_lib
+from l2l_tf.diagnose import Response, Run
+from l2l_tf.findings import Finding
+from l2l_tf.optimizers import Optimizer
+
+
+def diagnose(values: Mapping[str, Any]) -> None:
+  """Diagnoses each optimizer in the export, prints and writes what it does."""
+  export_path = pathlib.Path(values["path"]).expanduser()
+  members = diagnose_lib.members(export.load(export_path))
+  path = directory(values["save_path"], export_path)
+  with checkpoint.writing(path):
+    path.mkdir(parents=True, exist_ok=True)
+  for name, optimizer in members.items():
+    title = " ".join([*([name] if name else []), type(optimizer).__name__])
+    title = f"{title} of {export_path}"
+    diagnose_one(optimizer, title, path / name, values)
+  print(f"Written to {path}/")
+
+
+def directory(save_path: str | None, export_path: pathlib.Path) -> pathlib.Path:
+  """Returns where the results go."""
+  if save_path:
+    return pathlib.Path(save_path).expanduser()
+  return export_path.parent / "diagnosis"
+
+
+def diagnose_one(
+  optimizer: Optimizer, title: str, path: pathlib.Path, values: Mapping[str, Any]
+) -> None:
+  """Measures one optimizer; its results go to the directory `path`."""
+  response = diagnose_lib.response(optimizer, warmup=values["warmup"])
+  runs = diagnose_lib.behaviour(optimizer, values["num_steps"], values["seed"])
+  found = as_text(findings_lib.findings(response, runs))
+  print(f"{title}\n\n{table(response, runs)}\n\n{found}\n")
+  csv_files = diagnose_lib.write(response, runs, path)
+  checkpoint.write_text(path / "findings.txt", found + "\n")
+  if values["plot"]:
+    figure, temporary = plots.diagnosis(*csv_files, title), path / ".diagnosis.png"
+    with checkpoint.writing(path / "diagnosis.png"):
+      figure.savefig(temporary)
+      temporary.replace(path / "diagnosis.png")
+
+
+def as_text(found: Sequence[Finding]) -> str:
+  """Writes one line per finding, faults marked."""
+  return "\n".join(f"{'!' if f.is_fault else ' '} {f.text}" for f in found)
+
+
+def table(response: Response, runs: Mapping[str, Run]) -> str:
+  """Formats the response at the gradients of the runs, and where the runs end."""
+  header = ["gradient", "first update", "after equal", "after alternating", "sum"]
+  lines = [header]
+  for name, run in runs.items():
+    for n, g in enumerate(run.gradients[0]):
+      if name != "noise":
+        at = np.abs(response.gradients - g).argmin()
+        answers = [curve[at] for curve in response[1:]]
+        lines.append([f"{x:.3g}" for x in (g, *answers, run.totals[-1, n])])
+  ends = runs["noise"].totals[-1]
+  lines.append(["noise", "", "", "", f"{ends.mean():.2g} +/- {ends.std():.2g}"])
+  widths = [max(map(len, column)) for column in zip(*lines)]
+  lines.insert(1, ["-" * width for width in widths])
+  return "\n".join(
+    "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines
+  )
