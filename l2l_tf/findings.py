@@ -129,8 +129,8 @@ def _fades(signs: _Signs) -> Iterator[Finding]:
   if most > RESOLUTION and 0 <= last < FADED * most:
     yield _fault(
       "fades",
-      f"Fades above |g| = {signs.magnitudes[peak]:.2g}: at {signs.magnitudes[-1]:.2g}"
-      f" the update is {last / most:.2%} of its largest.",
+      f"Fades above |g| = {signs.magnitudes[peak]:.2g}: the update is {most:.2g} there,"
+      f" and {last:.2g} at {signs.magnitudes[-1]:.2g}.",
     )
 
 
@@ -198,7 +198,7 @@ def _stalls(runs: Mapping[str, Run]) -> Iterator[Finding]:
         "stalls",
         f"{'Turns uphill' if tail < 0 else 'Comes to a halt'} at constant |g| ="
         f" {_CONSTANT[name]:g}: its update in the last {tenth} of {len(signal)} steps"
-        f" is {tail / head:.2%} of that in the first {tenth}.",
+        f" is {tail / head:.2g} times that in the first {tenth}.",
       )
 
 

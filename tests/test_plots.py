@@ -1,10 +1,12 @@
-"""What a picture of learning curves shows, and what cannot spoil it."""
+"""What pictures of curves and of a diagnosis show, and what cannot spoil them."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from l2l_tf import plots, report
+from l2l_tf import diagnose, plots, report
 from l2l_tf.evaluate import Curves
+from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
 
 
 def curves(start, end, rate=None):
@@ -101,3 +103,80 @@ def test_a_file_without_curves_is_refused(tmp_path):
   path.write_text("optimizer,step,mean,mean_low,mean_high\n")
   with pytest.raises(ValueError, match=r"curves\.csv' holds no curves"):
     plots.learning_curves(path, set(), "")
+
+
+def draw_diagnosis(tmp_path, optimizer):
+  runs = diagnose.behaviour(optimizer, num_steps=3)
+  paths = diagnose.write(diagnose.response(optimizer), runs, tmp_path)
+  return plots.diagnosis(*paths, "a title")
+
+
+def by_label(axes):
+  return {line.get_label(): line for line in axes.lines}
+
+
+def test_a_diagnosis_shows_the_response_and_the_trajectories(tmp_path):
+  figure = draw_diagnosis(tmp_path, SGD(0.1))
+  left, right = figure.axes
+  assert figure.get_suptitle() == "a title"
+  assert all(a.get_xlabel() and a.get_ylabel() and a.get_title() for a in figure.axes)
+  assert (left.get_xscale(), left.get_yscale(), right.get_yscale()) == ("log",) * 3
+  sizes, updates = by_label(left)["first step"].get_data()
+  np.testing.assert_allclose(updates, 0.1 * sizes, rtol=1e-5)
+  assert left.get_xlim() == (sizes[0], sizes[-1]) == (1e-10, 1e10)
+  np.testing.assert_allclose(by_label(left)["proportional to g"].get_ydata(), updates)
+  steps, totals = by_label(right)["|g| = 0.01"].get_data()
+  np.testing.assert_array_equal(steps, [1, 2, 3])
+  np.testing.assert_allclose(totals, 1e-3 * steps, rtol=1e-5)
+  for axes in figure.axes:
+    low, high = axes.get_ylim()
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    assert 0 < low < values[values > 0].min() and values.max() < high
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(texts) == 5 + (axes is right) and texts[-1] == "dashed: g < 0"
+
+
+def test_what_goes_uphill_lies_below_zero_and_in_the_red(tmp_path):
+  turning = SGD(lambda step: 0.1 - 0.2 * tf.cast(step, tf.float32))
+  left, right = draw_diagnosis(tmp_path, turning).axes
+  assert left.get_yscale() == right.get_yscale() == "symlog"
+  for axes in left, right:
+    assert axes.get_ylim()[0] < 0 < axes.get_ylim()[1]
+    assert [text.get_text().strip() for text in axes.texts] == ["uphill"]
+  assert not draw_diagnosis(tmp_path, SGD(0.1)).axes[0].texts
+
+
+def test_what_is_not_finite_is_marked(tmp_path):
+  left, _ = draw_diagnosis(tmp_path, SGD(1e35)).axes
+  marked = by_label(left)["not finite"].get_xdata()
+  np.testing.assert_allclose([marked[0], marked[-1]], [10**3.75, 1e10])
+  assert np.isfinite(left.get_ylim()).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    Adam(0.1, epsilon=1e-30),  # everywhere the same
+    CoordinatewiseLSTM((), initializer="zeros"),  # everywhere zero
+    SGD(lambda step: np.nan),
+  ],
+)
+def test_a_response_without_any_shape_is_still_saved(tmp_path, optimizer):
+  figure = draw_diagnosis(tmp_path, optimizer)
+  for axes in figure.axes:
+    low, high = axes.get_ylim()
+    assert low > 0 and 8 * low < high < np.inf
+  path = tmp_path / "diagnosis.png"
+  figure.savefig(path, dpi=40)
+  assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_diagnosis_without_numbers_is_refused(tmp_path):
+  response, steps = diagnose.write(
+    diagnose.response(SGD(0.1)), diagnose.behaviour(SGD(0.1), 1), tmp_path
+  )
+  for path in steps, response:
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match=rf"{path.name}' holds no"):
+      plots.diagnosis(response, steps, "")
