@@ -52,7 +52,6 @@ TABLE = {
   "coordinatewise linear": (lambda: CoordinatewiseLSTM((), "clamp"), SHAPES),
   "rnnprop": (lambda: RNNprop((3, 2)), SHAPES),
   "rnnprop with time": (lambda: RNNprop((2,), time_scales=(1, 10)), SHAPES),
-  "rnnprop linear": (lambda: RNNprop(()), SHAPES),
   "kernelwise": (lambda: KernelwiseLSTM((3, 2), layers=(2,)), FILTERS),
   "partition": (partition, MIXED),
 }

@@ -224,6 +224,16 @@ def test_the_meta_gradient_of_half_precision_weights_is_close_to_that_of_whole_o
     np.testing.assert_allclose(half, whole, atol=0.02 * scale, rtol=0.02)
 
 
+def test_equal_optimizers_share_what_is_traced():
+  count = lstm_sequence._shard_gradient.experimental_get_tracing_count
+  counts, optimizers = [], [RNNprop((2,), epsilon=1e-12, seed=i) for i in range(3)]
+  for optimizer in optimizers:
+    state = optimizer.initial_state([tf.zeros([4])])
+    optimizer.sequence_gradient(tf.ones([4, 1, 4]), state, tf.ones([3]))
+    counts.append(count())
+  assert counts[0] == counts[1] == counts[2]
+
+
 def test_diagnostics_report_the_gates_without_taking_a_step():
   optimizer = RNNprop((3, 2))
   grads = [tf.ones([3])]

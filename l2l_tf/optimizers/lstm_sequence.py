@@ -24,7 +24,7 @@ _CPU_BLOCK = 128
 _GPU_BLOCK = 1 << 13
 
 # Gradients [T, rows, N] and the memory before them -> inputs [T, features, N], each
-# coordinate by itself. It is hashable, for what is traced with it is kept.
+# coordinate by itself. Hashable and comparable, so that equal ones share a trace.
 Features = Callable[[tf.Tensor, Any], tf.Tensor]
 
 

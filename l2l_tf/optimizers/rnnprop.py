@@ -48,7 +48,7 @@ def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
 
 
 def time_features(step, scales):
-  """tanh(t / s - 1) for each scale s: Metz et al. 2022 (VeLO), appendix A."""
+  """tanh(t / s - 1) for each scale s, of Metz et al. 2022, arxiv.org/abs/2203.11860."""
   return tf.tanh(step / tf.constant(scales, step.dtype) - 1.0)
 
 
