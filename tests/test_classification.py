@@ -8,6 +8,7 @@ from l2l_tf import seeds, unroll
 from l2l_tf.optimizers import SGD
 from l2l_tf.problems import (
   MLP,
+  ConvNet,
   DatasetUnavailableError,
   Parameter,
   as_dataset,
@@ -389,10 +390,13 @@ def test_mnist_works_end_to_end():
       {"activation": "swish"},
       r"^MLP got activation='swish'; choose one of sigmoid, relu, tanh\.$",
     ),
-    ({"layers": (20, 0)}, r"^MLP got layers=\(20, 0\) and .+ at least 1\.$"),
-    ({"layers": [-3]}, r"^MLP got layers=\(-3,\) and .+ at least 1\.$"),
-    ({"batch_size": 0}, r"^MLP got .+ and batch_size=0; .+ at least 1\.$"),
-    ({"batch_size": -128}, r"^MLP got .+ and batch_size=-128; .+ at least 1\.$"),
+    (
+      {"layers": (20, 0)},
+      r"^MLP got layers=\(20, 0\); every size must be at least 1\.$",
+    ),
+    ({"layers": [-3]}, r"^MLP got layers=\(-3,\); every size must be at least 1\.$"),
+    ({"batch_size": 0}, r"^MLP got batch_size=0; it must be at least 1\.$"),
+    ({"batch_size": -128}, r"^MLP got batch_size=-128; it must be at least 1\.$"),
   ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -403,3 +407,70 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_a_data_set_that_does_not_fit_is_refused():
   with pytest.raises(ValueError, match=r"labels of shapes .+one label for each image"):
     MLP(random_data()._replace(test_labels=[1]))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 3, 2)])
+def test_a_conv_net_equals_its_twin_in_keras(shape):
+  problem = ConvNet(random_data(shape=shape), (3, 4), "tanh", batch_size=6)
+  params, constants = problem.init(seeds.make(0))
+  params = [p + 0.1 for p in params]  # biases too
+  layers = [tf.keras.layers.Conv2D(n, 3, 2, "same", activation="tanh") for n in (3, 4)]
+  model = tf.keras.Sequential(
+    [
+      tf.keras.Input(shape),
+      *layers,
+      tf.keras.layers.Flatten(),
+      tf.keras.layers.Dense(4),
+    ]
+  )
+  model.set_weights(params)
+  images, labels = problem._dataset.test_images, problem._dataset.test_labels
+  expected = tf.keras.losses.sparse_categorical_crossentropy(
+    labels, model(images), from_logits=True
+  )
+  held_out = problem.held_out(params, constants)
+  np.testing.assert_allclose(held_out["held_out_loss"], np.mean(expected), rtol=1e-5)
+  assert [tuple(p.shape) for p in params] == [p.shape for p in problem.parameters()]
+
+
+def test_a_conv_nets_parameters_are_described():
+  assert ConvNet(random_data(shape=(8, 8, 1)), (3, 4)).parameters() == [
+    Parameter("convolution_0/kernel", (3, 3, 1, 3), "kernel"),
+    Parameter("convolution_0/bias", (3,), "bias"),
+    Parameter("convolution_1/kernel", (3, 3, 3, 4), "kernel"),
+    Parameter("convolution_1/bias", (4,), "bias"),
+    Parameter("output_0/kernel", (2 * 2 * 4, 4), "kernel"),
+    Parameter("output_0/bias", (4,), "bias"),
+  ]
+
+
+def test_fan_in_keeps_the_size_of_what_a_layer_passes_on():
+  params, _ = MLP(random_data(shape=(30, 10)), (200,), stddev="fan_in").init(
+    seeds.make(0)
+  )
+  kernel, bias, last_kernel, last_bias = params
+  np.testing.assert_allclose(np.std(kernel), 300**-0.5, rtol=0.02)
+  np.testing.assert_allclose(np.std(last_kernel), 200**-0.5, rtol=0.1)
+  assert not np.any(bias) and not np.any(last_bias)
+  filters, *_ = ConvNet(random_data(shape=(8, 8, 9)), (100,)).init(seeds.make(0))[0]
+  np.testing.assert_allclose(np.std(filters), (9 * 9) ** -0.5, rtol=0.05)
+
+
+def test_a_table_is_no_input_of_a_conv_net():
+  with pytest.raises(
+    ValueError, match=r"examples of shape \(3,\); they must be images"
+  ):
+    ConvNet(random_data(shape=(3,)))
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ({"filters": (4, 0)}, r"ConvNet got filters=\(4, 0\); every size must be at"),
+    ({"batch_size": 0}, "ConvNet got batch_size=0; it must be at least 1"),
+    ({"stddev": "fan_out"}, "ConvNet got stddev='fan_out'; give a number or 'fan_in'"),
+  ],
+)
+def test_bad_arguments_of_a_conv_net_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    ConvNet(random_data(shape=(8, 8, 1)), **arguments)

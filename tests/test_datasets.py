@@ -213,3 +213,36 @@ def test_damaged_data_are_reported_as_unreadable(mnist, monkeypatch, tmp_path, o
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   with pytest.raises(datasets.DatasetUnavailableError, match=r"^Could not read MNIST"):
     load_uncached()
+
+
+@pytest.mark.parametrize(
+  "name, rows, columns, classes",
+  [("iris", 150, 4, 3), ("wine", 178, 13, 3), ("breast_cancer", 569, 30, 2)],
+)
+def test_a_table_is_standardised_and_split_once_for_all(name, rows, columns, classes):
+  data = datasets.table(name)
+  num_test = rows // 5
+  assert data.train_images.shape == (rows - num_test, columns)
+  assert data.test_images.shape == (num_test, columns)
+  assert data.train_images.dtype == tf.float32
+  assert data.num_classes == classes
+  assert set(data.test_labels.numpy()) == set(range(classes))
+  np.testing.assert_allclose(np.mean(data.train_images, 0), 0, atol=1e-5)
+  np.testing.assert_allclose(np.std(data.train_images, 0), 1, rtol=1e-4)
+  again = datasets.table.__wrapped__(name)
+  np.testing.assert_array_equal(data.train_images, again.train_images)
+
+  bunch = getattr(sklearn.datasets, f"load_{name}")()
+  images = np.concatenate([data.train_images, data.test_images])
+  labels = np.concatenate([data.train_labels, data.test_labels])
+  order = np.random.RandomState(0).permutation(rows)
+  np.testing.assert_array_equal(labels, bunch.target[order])
+  correlation = [
+    np.corrcoef(images[:, i], bunch.data[order, i])[0, 1] for i in range(columns)
+  ]
+  np.testing.assert_allclose(correlation, 1, rtol=1e-6)
+
+
+def test_an_unknown_table_lists_the_valid_ones():
+  with pytest.raises(ValueError, match="Unknown table 'boston'; choose one of iris,"):
+    datasets.table("boston")

@@ -1,0 +1,119 @@
+"""The same tasks in other units, so that no optimizer learns what is common in one.
+
+Lv et al. 2017, "Learning Gradient Descent: Better Generalization and Longer
+Horizons", section 4.1, random scaling. https://arxiv.org/abs/1703.03633
+"""
+
+import math
+
+import tensorflow as tf
+
+from l2l_tf import seeds
+from l2l_tf.problems.base import Problem
+
+
+class ScaledLoss(Problem):
+  """s f(theta), with a factor s that every task draws anew, log-uniformly.
+
+  `task_losses` and `held_out` report f itself: a draw's unit says nothing about how
+  well it was optimized.
+  """
+
+  def __init__(self, problem: Problem, low: float = 1e-3, high: float = 1e3):
+    """Initializes the problem.
+
+    Args:
+      problem: f.
+      low: least factor.
+      high: largest factor.
+
+    Raises:
+      ValueError: unless 0 < low <= high.
+    """
+    self._low, self._high = _check_range(self, low, high)
+    self._problem = problem
+    self.jit_compile = problem.jit_compile
+
+  def init(self, seed):
+    task_seed, scale_seed = seeds.split(seed, 2)
+    params, constants = self._problem.init(task_seed)
+    return params, (constants, _log_uniform([], scale_seed, self._low, self._high))
+
+  def __call__(self, params, constants, seed):
+    constants, scale = constants
+    loss = self._problem(params, constants, seed)
+    return tf.cast(scale, loss.dtype) * loss
+
+  def task_losses(self, params, constants, seed):
+    return self._problem.task_losses(params, constants[0], seed)
+
+  def held_out(self, params, constants):
+    return self._problem.held_out(params, constants[0])
+
+  def parameters(self):
+    return self._problem.parameters()
+
+
+class ScaledParameters(Problem):
+  """f(c theta), starting at theta_0 / c; every task draws c anew, log-uniformly.
+
+  Every coordinate has its own factor, which makes its gradient c times as large and
+  its way 1 / c times as long.
+  """
+
+  def __init__(self, problem: Problem, low: float = math.exp(-1), high: float = math.e):
+    """Initializes the problem.
+
+    Args:
+      problem: f.
+      low: least factor.
+      high: largest factor; the paper's are exp(-3) and exp(3).
+
+    Raises:
+      ValueError: unless 0 < low <= high.
+    """
+    self._low, self._high = _check_range(self, low, high)
+    self._problem = problem
+    self.jit_compile = problem.jit_compile
+
+  def init(self, seed):
+    task_seed, scale_seed = seeds.split(seed, 2)
+    params, constants = self._problem.init(task_seed)
+    scales = [
+      tf.cast(_log_uniform(p.shape, key, self._low, self._high), p.dtype)
+      for p, key in zip(params, seeds.split(scale_seed, len(params)))
+    ]
+    return [p / c for p, c in zip(params, scales)], (constants, scales)
+
+  def __call__(self, params, constants, seed):
+    constants, scales = constants
+    return self._problem(_scale(params, scales), constants, seed)
+
+  def task_losses(self, params, constants, seed):
+    constants, scales = constants
+    return self._problem.task_losses(_scale(params, scales), constants, seed)
+
+  def held_out(self, params, constants):
+    constants, scales = constants
+    return self._problem.held_out(_scale(params, scales), constants)
+
+  def parameters(self):
+    return self._problem.parameters()
+
+
+def _scale(params: list[tf.Tensor], scales: list[tf.Tensor]) -> list[tf.Tensor]:
+  return [c * p for p, c in zip(params, scales, strict=True)]
+
+
+def _log_uniform(shape, seed, low, high) -> tf.Tensor:
+  exponent = seeds.uniform(shape, seed) * (math.log(high) - math.log(low))
+  return tf.exp(math.log(low) + exponent)
+
+
+def _check_range(problem: Problem, low: float, high: float) -> tuple[float, float]:
+  if not 0 < low <= high < math.inf:
+    raise ValueError(
+      f"{type(problem).__name__} got low={low} and high={high}; they must be positive"
+      " and finite, low at most high."
+    )
+  return low, high
