@@ -43,6 +43,7 @@ class MetaTrainer(tf.Module):
     seed: int = 0,
     jit_compile: bool = False,
     meta_batch_size: int = 1,
+    relative_loss: bool = False,
   ):
     """Initializes the meta-optimizer's state.
 
@@ -59,6 +60,8 @@ class MetaTrainer(tf.Module):
         it compiles the parts where that pays, for all. Either way anew for each
         `unroll_length`.
       meta_batch_size: tasks drawn per episode; the meta-loss is their mean.
+      relative_loss: whether a window's meta-loss is divided by the loss where the
+        window starts; then tasks of any unit, and late windows, count alike.
 
     Raises:
       ValueError: for sizes that are not positive, lengths that are not multiples, or
@@ -89,6 +92,7 @@ class MetaTrainer(tf.Module):
     self.seed = seed
     self.num_traces = 0
     self._meta_batch_size = meta_batch_size
+    self._relative_loss = relative_loss
     self._clip_norm = clip_norm
     self._jit_compile = jit_compile
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
@@ -200,7 +204,10 @@ class MetaTrainer(tf.Module):
 
   def _window(self, groups, carries, meta_state, length):
     """Trains on one window; returns what to record of it and where it ended."""
+    first_losses = [c.loss for c in carries]
     window, carries = self._windows(groups, carries, length, _observe)
+    if self._relative_loss:
+      window = _divided(window, tf.add_n(first_losses) / self._meta_batch_size)
     norm, skipped, meta_state = self._update(window, meta_state)
     loss, *squares = window.observed
     count = sum(_count(c.params) for c in carries)
@@ -239,6 +246,15 @@ class MetaTrainer(tf.Module):
         variable.assign_add(tf.where(finite, update, tf.zeros_like(update)))
       keep = lambda new, old: tf.where(finite, new, old)
       return norm, ~finite, tf.nest.map_structure(keep, next_state, meta_state)
+
+
+def _divided(window: Window, loss: tf.Tensor) -> Window:
+  """Returns the window with its meta-loss in units of the size of `loss`."""
+  unit = tf.abs(loss)
+  return window._replace(
+    meta_loss=window.meta_loss / unit,
+    meta_gradient=[g / tf.cast(unit, g.dtype) for g in window.meta_gradient],
+  )
 
 
 def _clip(tensors: list[tf.Tensor], norm: tf.Tensor, clip_norm: float):

@@ -12,8 +12,8 @@ from l2l_tf import meta_gradients, seeds
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer, check_lengths
-from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Optimizer
-from l2l_tf.problems import Problem, Quadratic, Simple
+from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Optimizer, RNNprop
+from l2l_tf.problems import Problem, Quadratic, ScaledLoss, Simple
 
 
 class Line(Problem):
@@ -400,3 +400,40 @@ def test_windows_tile_an_episode_or_are_refused(num_steps, unroll_length):
 def test_the_constructor_checks_the_lengths():
   with pytest.raises(ValueError, match="num_steps=100 must be a positive multiple"):
     MetaTrainer(Simple(), linear(), num_steps=100, unroll_length=30)
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 2])
+def test_relative_losses_are_those_of_the_window_divided_by_its_first(meta_batch_size):
+  trainer = MetaTrainer(
+    quadratic(tf.float64),
+    lstm("float64"),
+    num_steps=6,
+    unroll_length=2,
+    meta_batch_size=meta_batch_size,
+    relative_loss=True,
+  )
+  metrics = trainer.train_episode(0)
+  windows = metrics["losses"][1:].reshape([3, 2]).sum(axis=1)
+  expected = windows / metrics["losses"][:-1:2]
+  np.testing.assert_allclose(metrics["meta_loss"], expected, rtol=1e-9)
+
+
+def test_with_relative_losses_the_unit_of_a_task_does_not_matter():
+  """Plain SGD would move phi a million times as far in the one as in the other."""
+  trained = []
+  for scale in (1e-3, 1e3):
+    optimizer = RNNprop((3,))
+    trainer = MetaTrainer(
+      ScaledLoss(quadratic(), scale, scale),
+      optimizer,
+      SGD(0.1),
+      num_steps=4,
+      unroll_length=2,
+      relative_loss=True,
+    )
+    list(trainer.train(2))
+    trained.append(weights(optimizer))
+  start = weights(RNNprop((3,)))
+  for x, y, first in zip(*trained, start, strict=True):
+    assert np.any(x != first)
+    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
