@@ -26,6 +26,7 @@ class Preset(NamedTuple):
   problem: str  # a name in `l2l_tf.problems`, or one like `OWN`
   arguments: Mapping[str, Any]  # of that name
   description: str
+  optimizer: str = "CoordinatewiseLSTM"
   layers: tuple[int, ...] = (20, 20)
   preprocess: str = _features(20)
   output_scale: float = 0.1
@@ -35,6 +36,7 @@ class Preset(NamedTuple):
   unroll_length: int = 10
   learning_rate: float = 0.003
   clip_norm: float = 0.1
+  relative_loss: bool = False
   evaluation_epochs: int = 8
   num_draws: int = 8  # of an evaluation
 
@@ -99,6 +101,20 @@ PRESETS: Mapping[str, Preset] = {
     unroll_length=20,
     num_epochs=120,
     **_SINGLE_TASKS,
+  ),
+  "general": Preset(
+    "small_classifiers",
+    {},
+    "12 small nets on digits, iris and wine",
+    optimizer="RNNprop",
+    num_epochs=60,
+    num_steps=1000,
+    unroll_length=20,
+    learning_rate=0.001,
+    clip_norm=1.0,
+    relative_loss=True,
+    evaluation_epochs=3,
+    num_draws=4,
   ),
 }
 

@@ -12,6 +12,7 @@ from l2l_tf.meta_train import check_lengths
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
 from l2l_tf.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
 from l2l_tf.problems import DatasetUnavailableError, Quadratic
+from l2l_tf.scripts import training
 
 
 def make_problem(preset):
@@ -25,9 +26,9 @@ def make_problem(preset):
 def test_a_window_of_its_recipe_can_be_traced(name):
   preset = get(name)
   problem = make_problem(preset)
-  optimizer = CoordinatewiseLSTM(
-    preset.layers, preset.preprocess, preset.output_scale, preset.initializer
-  )
+  values = {**preset._asdict(), "initial_path": None, "seed": 0}
+  optimizer = training.build_optimizer(values)
+  assert type(optimizer).__name__ == preset.optimizer
   trainer = MetaTrainer(problem, optimizer, num_steps=2, unroll_length=2)
   assert trainer.trace_window().get_operations()
 

@@ -1,4 +1,4 @@
-"""Meta-trains an LSTM optimizer on a problem and exports the best one found.
+"""Meta-trains an optimizer on a problem and exports the best one found.
 
   l2l-train --problem=quadratic
 
@@ -105,7 +105,19 @@ flags.DEFINE_enum(
   "Whether all losses of a window count, as in the paper, or only the last.",
 )
 flags.DEFINE_bool(
+  "relative_loss",
+  None,
+  "Whether a window's meta-loss is divided by the loss where it starts, so that tasks"
+  f" of any unit, and late windows, count alike; {_recipe('relative_loss')}",
+)
+flags.DEFINE_bool(
   "second_derivatives", False, "Whether to differentiate the optimizee's gradients too."
+)
+flags.DEFINE_enum(
+  "optimizer",
+  None,
+  ["CoordinatewiseLSTM", "RNNprop"],
+  f"What is meta-trained, a class of l2l_tf.optimizers; {_recipe('optimizer')}",
 )
 flags.DEFINE_list(
   "layers",

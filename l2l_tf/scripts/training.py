@@ -12,7 +12,7 @@ import tqdm
 
 from l2l_tf import checkpoint, export, meta_gradients, presets
 from l2l_tf.meta_train import MetaTrainer, check_lengths
-from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer
+from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer, RNNprop
 from l2l_tf.scripts import launch
 from l2l_tf.summaries import TensorBoard
 from l2l_tf.trace_graph import trace_graph
@@ -21,12 +21,12 @@ from l2l_tf.training_run import Epoch, TrainingRun, stop_signals
 # What a run's result does not depend on; it may differ when a run is resumed.
 _PRESENTATION = ("log_period", "save_path", "trace_graph")
 _HYPER_PARAMETERS = [
-  "problem", "layers", "preprocess", "output_scale", "learning_rate", "schedule",
-  "clip_norm", "num_steps", "unroll_length", "meta_batch_size", "second_derivatives",
-  "seed",
+  "problem", "optimizer", "layers", "preprocess", "output_scale", "learning_rate",
+  "schedule", "clip_norm", "num_steps", "unroll_length", "meta_batch_size",
+  "relative_loss", "second_derivatives", "seed",
 ]  # fmt: skip
 _FINAL_RATE = 0.02  # of the first one, at the end of the cosine
-_ARCHITECTURE = ["layers", "preprocess", "output_scale", "initializer"]
+_ARCHITECTURE = ["optimizer", "layers", "preprocess", "output_scale", "initializer"]
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
 
@@ -40,6 +40,8 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
   values["save_path"] = os.path.expanduser(path)  # Shells leave --save_path=~/x alone.
   if values["initial_path"] is None:
     values["layers"] = [int(units) for units in values["layers"]]
+    if values["optimizer"] == "RNNprop":
+      values["preprocess"] = _no_preprocess(given)
     return values
   conflicting = [k for k in _ARCHITECTURE if given[k] is not None]
   if conflicting:
@@ -50,17 +52,22 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
   return values | dict.fromkeys(_ARCHITECTURE)
 
 
+def _no_preprocess(given: dict[str, Any]) -> None:
+  if given["preprocess"] is not None:
+    raise ValueError(
+      "--preprocess was given with --optimizer=RNNprop, which reads gradients as Adam"
+      " normalizes them; leave out one of the two."
+    )
+
+
 def build_optimizer(values: dict[str, Any]) -> Optimizer:
   """Builds a fresh optimizer, or loads the one to go on from."""
   if values["initial_path"] is not None:
     return export.load(pathlib.Path(values["initial_path"]).expanduser())
-  return CoordinatewiseLSTM(
-    values["layers"],
-    values["preprocess"],
-    values["output_scale"],
-    values["initializer"],
-    values["seed"],
-  )
+  arguments = {k: values[k] for k in ("layers", "output_scale", "initializer", "seed")}
+  if values["optimizer"] == "RNNprop":
+    return RNNprop(**arguments)
+  return CoordinatewiseLSTM(preprocess=values["preprocess"], **arguments)
 
 
 def build_trainer(values: dict[str, Any]) -> MetaTrainer:
@@ -85,6 +92,7 @@ def build_trainer(values: dict[str, Any]) -> MetaTrainer:
     seed=values["seed"],
     jit_compile=values["jit_compile"],
     meta_batch_size=values["meta_batch_size"],
+    relative_loss=values["relative_loss"],
   )
 
 
