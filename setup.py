@@ -15,7 +15,7 @@ setup(
   author="The l2l_tf authors",
   license="Apache-2.0",
   packages=find_packages(include=["l2l_tf", "l2l_tf.*"]),
-  package_data={"l2l_tf": ["py.typed"]},
+  package_data={"l2l_tf": ["py.typed", "weights/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
@@ -38,6 +38,7 @@ setup(
   entry_points={
     "console_scripts": [
       "l2l-train = l2l_tf.scripts.train:run",
+      "l2l-pretrain = l2l_tf.scripts.pretrain:run",
       "l2l-evaluate = l2l_tf.scripts.evaluate:run",
       "l2l-diagnose = l2l_tf.scripts.diagnose:run",
     ],

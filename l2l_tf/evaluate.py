@@ -41,12 +41,18 @@ class Curves(NamedTuple):
 class Runner:
   """Runs one optimizer on tasks of one problem, compiled once."""
 
-  def __init__(self, problem: Problem, optimizer: optimizers.Optimizer, num_steps: int):
-    """Remembers what to run; it is compiled at the first call."""
+  def __init__(
+    self,
+    problem: Problem,
+    optimizer: optimizers.Optimizer,
+    num_steps: int,
+    jit_compile: bool = False,
+  ):
+    """Remembers what to run, and whether XLA shall compile it at the first call."""
     self._problem = problem
     self._optimizer = optimizer
     self._num_steps = num_steps
-    self._compiled = tf.function(self._run, autograph=False)
+    self._compiled = tf.function(self._run, autograph=False, jit_compile=jit_compile)
 
   def __call__(self, seed: int, branch: int, num_draws: int) -> Curves:
     """Runs on the first `num_draws` draws of the problem below `(seed, branch)`.

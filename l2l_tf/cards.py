@@ -1,0 +1,258 @@
+"""The pretrained optimizers that come with the package, and what they are worth.
+
+Beside the weights of each lies its card: what it was trained on and how, what it
+reached on tasks held out from that, and where it fails. Both are read from the
+package's own directory; nothing needs a network.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import textwrap
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from l2l_tf import checkpoint, export
+from l2l_tf.optimizers import Optimizer
+
+DIRECTORY = pathlib.Path(__file__).parent / "weights"
+SUFFIX = ".l2l.npz"
+LEARNED = "learned"
+TUNED_ADAM = "Adam"
+DEFAULT_ADAM = "Adam at 0.001"  # Keras's default rate
+_SCORED = 1000  # steps
+
+
+class Result(NamedTuple):
+  """What one optimizer reached on one task after a number of steps."""
+
+  task: str
+  steps: int
+  optimizer: str
+  learning_rate: float | None  # None of a learned optimizer
+  loss: float  # of mini-batches, over the last tenth of the steps; inf: diverged
+
+
+class Score(NamedTuple):
+  """On how many held-out tasks an optimizer holds its own."""
+
+  num_tasks: int
+  no_worse_than_tuned_adam: int
+  better_than_default_adam: int
+  diverged: int  # at any number of steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """What is known of one pretrained optimizer.
+
+  Attributes:
+    name: what `load` takes.
+    trained_on: the distribution of tasks, in words.
+    commands: that trained it, in this order.
+    seed: of the training and of the tasks below.
+    num_updates: meta-updates of its weights.
+    minutes: that the training took, on two cores.
+    num_draws: fresh draws of each task over which losses are means.
+    results: of it and of hand-designed optimizers on held-out tasks.
+  """
+
+  name: str
+  trained_on: str
+  commands: tuple[str, ...]
+  seed: int
+  num_updates: int
+  minutes: float
+  num_draws: int
+  results: tuple[Result, ...]
+
+  @property
+  def fails(self) -> list[str]:
+    """Sentences on the tasks where tuned Adam is better, the worst first."""
+    found = []
+    for task in _unique(r.task for r in self.results):
+      ratios = [(steps, self._ratio(task, steps)) for steps in self.horizons]
+      worse = [(steps, ratio) for steps, ratio in ratios if not ratio <= 1]
+      if worse:
+        found.append((max(ratio for _, ratio in worse), _failure(task, worse)))
+    return [text for _, text in sorted(found, key=lambda item: -item[0])]
+
+  @property
+  def horizons(self) -> list[int]:
+    """The numbers of steps after which losses were taken."""
+    return sorted(_unique(r.steps for r in self.results))
+
+  def score(self, steps: int = _SCORED) -> Score:
+    """Counts the held-out tasks on which it does as well as Adam after `steps`."""
+    tasks = _unique(r.task for r in self.results)
+    losses = [self._losses(task, steps) for task in tasks]
+    diverged = {
+      r.task for r in self.results if r.optimizer == LEARNED and r.loss == math.inf
+    }
+    return Score(
+      len(tasks),
+      sum(x[LEARNED] <= x[TUNED_ADAM] and x[LEARNED] < math.inf for x in losses),
+      sum(x[LEARNED] < x[DEFAULT_ADAM] for x in losses),
+      len(diverged),
+    )
+
+  def summary(self) -> str:
+    """Its score in one sentence."""
+    steps = _SCORED if _SCORED in self.horizons else self.horizons[-1]
+    score = self.score(steps)
+    return (
+      f"Of {score.num_tasks} held-out tasks, untuned, after {steps:,} steps: no worse"
+      f" than tuned Adam on {score.no_worse_than_tuned_adam}, better than Adam at 0.001"
+      f" on {score.better_than_default_adam}; diverged on {score.diverged}."
+    )
+
+  def table(self) -> str:
+    """The losses of all optimizers, one line per task and number of steps."""
+    names = _unique(r.optimizer for r in self.results)
+    lines = [["held-out task", "steps", *names]]
+    for task in _unique(r.task for r in self.results):
+      for steps in self.horizons:
+        losses = self._losses(task, steps)
+        cells = [_cell(losses[name]) for name in names]
+        lines.append([task, f"{steps:,}", *cells])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+      "  ".join(
+        cell.rjust(width) if i else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(line, widths))
+      ).rstrip()
+      for line in lines
+    )
+
+  def __str__(self) -> str:
+    fails = self.fails or ["On none of the held-out tasks is tuned Adam better."]
+    protocol = (
+      "Losses are means over the mini-batches of the last tenth of the steps, over"
+      f" {self.num_draws} draws. The rates of Adam, momentum and RMSprop are tuned, for"
+      " each task and number of steps, on other draws. Who ends above the loss of the"
+      " start has diverged."
+    )
+    training = (
+      f"Trained in {self.num_updates:,} meta-updates and {self.minutes:.0f} minutes,"
+      f" with seed {self.seed}:"
+    )
+    failures = "\n".join(["Where it fails:", *(f"- {text}" for text in fails)])
+    commands = "\n".join([training, *(f"  {command}" for command in self.commands)])
+    paragraphs = [
+      _filled(f"{self.name}: trained on {self.trained_on}."),
+      failures,
+      _filled(self.summary()),
+      self.table(),
+      _filled(protocol),
+      commands,
+    ]
+    return "\n\n".join(paragraphs)
+
+  def _losses(self, task: str, steps: int) -> dict[str, float]:
+    rows = (r for r in self.results if (r.task, r.steps) == (task, steps))
+    return {r.optimizer: r.loss for r in rows}
+
+  def _ratio(self, task: str, steps: int) -> float:
+    """The loss in units of tuned Adam's; inf if it diverged."""
+    losses = self._losses(task, steps)
+    own, adam = losses[LEARNED], losses[TUNED_ADAM]
+    if own == math.inf or (adam == 0 and own > 0):
+      return math.inf
+    return own / adam if adam else 1.0
+
+
+class Cards(dict[str, Card]):
+  """Cards by name; as text, a paragraph each."""
+
+  def __str__(self) -> str:
+    return "\n\n".join(_paragraph(card) for card in self.values())
+
+
+def pretrained() -> Cards:
+  """Returns the cards of the pretrained optimizers, by the names that `load` takes.
+
+  >>> print(l2l_tf.pretrained())
+  >>> print(l2l_tf.pretrained()["general"])
+  """
+  return Cards((path.stem, read(path)) for path in sorted(DIRECTORY.glob("*.json")))
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
+  """Loads a pretrained optimizer, or one that was saved to a file.
+
+  Args:
+    name_or_path: a name in `pretrained()`, or the path of a file that l2l-train or
+      `l2l_tf.save` wrote. A name comes first: write ./name for a file called so.
+
+  Returns:
+    The optimizer, with its weights.
+
+  Raises:
+    FileNotFoundError: if it is neither.
+    PermissionError: if the file may not be read.
+    ExportError: if the file is not a complete export of this format version.
+  """
+  names = [path.stem for path in sorted(DIRECTORY.glob("*.json"))]
+  if name_or_path in names:
+    return export.load(DIRECTORY / f"{name_or_path}{SUFFIX}")
+  try:
+    return export.load(name_or_path)
+  except FileNotFoundError as e:
+    if not names:
+      raise
+    listed = ", ".join(repr(name) for name in names)
+    raise FileNotFoundError(
+      f"{str(e).rstrip('.')}, or a pretrained name: {listed}."
+    ) from None
+
+
+def write(card: Card, path: pathlib.Path) -> None:
+  """Writes a card as JSON, in place of an older one only once all is written."""
+  fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card)}
+  rows = [[*r[:-1], r.loss if r.loss < math.inf else None] for r in card.results]
+  lines = [
+    f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items() if k != "results"
+  ]
+  table = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+  lines.append(f'  "results": [\n{table}\n  ]')
+  checkpoint.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read(path: pathlib.Path) -> Card:
+  """The inverse of `write`."""
+  fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+  rows = [
+    Result(*r[:-1], math.inf if r[-1] is None else r[-1]) for r in fields["results"]
+  ]
+  commands = tuple(fields["commands"])
+  return Card(**fields | {"results": tuple(rows), "commands": commands})
+
+
+def _filled(text: str) -> str:
+  return textwrap.fill(text, 88, subsequent_indent="  ")
+
+
+def _paragraph(card: Card) -> str:
+  fails = card.fails
+  text = f"{card.name}: trained on {card.trained_on}."
+  if fails:
+    text += f" Fails on {len(fails)} tasks, most on {fails[0]}"
+  return _filled(f"{text} {card.summary()}")
+
+
+def _failure(task: str, worse: list[tuple[int, float]]) -> str:
+  if worse[-1][1] == math.inf:
+    return f"{task}: diverged within {worse[-1][0]:,} steps."
+  ratios = ", ".join(f"{ratio:.3g}" for _, ratio in worse)
+  steps = ", ".join(f"{steps:,}" for steps, _ in worse)
+  return f"{task}: {ratios} times tuned Adam's loss after {steps} steps."
+
+
+def _cell(loss: float) -> str:
+  return f"{loss:.3g}" if loss < math.inf else "diverged"
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+  return list(dict.fromkeys(values))

@@ -1,0 +1,109 @@
+"""How each pretrained optimizer is made, and the held-out tasks that judge it.
+
+A recipe's stages are flags of l2l-train; each stage goes on from the optimizer that
+the one before exported.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Recipe(NamedTuple):
+  """What a pretrained optimizer is trained on, how, and what it is judged by."""
+
+  trained_on: str
+  stages: tuple[tuple[str, ...], ...]  # flags of l2l-train, stage by stage
+  held_out: Callable[[], Mapping[str, Callable[[], Any]]]  # name -> makes the problem
+
+  def commands(self, directory: str, seed: int, extra: tuple[str, ...] = ()):
+    """Returns the flags of every stage, with results below `directory`.
+
+    Args:
+      directory: in which stage i writes to a folder "i", from 1.
+      seed: of every stage.
+      extra: flags to add to every stage.
+    """
+    commands = []
+    for i, flags in enumerate(self.stages, 1):
+      former = (
+        (f"--initial_path={directory}/{i - 1}/optimizer.l2l.npz",) if i > 1 else ()
+      )
+      place = f"--save_path={directory}/{i}"
+      commands.append([*flags, f"--seed={seed}", *former, *extra, place])
+    return commands
+
+
+def _general():
+  from l2l_tf import problems
+
+  return problems.HELD_OUT_TASKS
+
+
+def _quadratics():
+  from l2l_tf import problems
+
+  return {
+    "quadratics": problems.Quadratic,
+    "quadratics, 20-d": lambda: problems.Quadratic(num_dims=20),
+    "quadratics, uniform": lambda: problems.Quadratic(distribution="uniform"),
+    "quadratics, 1 alone": lambda: problems.Quadratic(batch_size=1),
+    "polynomials": problems.Polynomial,
+    "digits, 20 sigmoid": problems.digits_mlp,
+  }
+
+
+def _mnist():
+  from l2l_tf import problems
+
+  return {
+    "MNIST, 20 sigmoid": problems.mnist_mlp,
+    "MNIST, 40 sigmoid": lambda: problems.mnist_mlp(layers=(40,)),
+    "MNIST, 2 x 20 sigmoid": lambda: problems.mnist_mlp(layers=(20, 20)),
+    "MNIST, 20 relu": lambda: problems.mnist_mlp(activation="relu"),
+    "MNIST, 20 tanh, batches of 32": lambda: problems.mnist_mlp(
+      activation="tanh", batch_size=32
+    ),
+    "digits, 20 sigmoid": problems.digits_mlp,
+  }
+
+
+_SECOND = ("--second_derivatives", "--learning_rate=0.001")
+_OFTEN = ("--evaluation_period=20", "--evaluation_epochs=16")
+
+RECIPES: Mapping[str, Recipe] = {
+  "quadratic": Recipe(
+    "the paper's random quadratics, 10-d, for 100 steps",
+    (("--problem=quadratic",), ("--problem=quadratic", *_SECOND)),
+    _quadratics,
+  ),
+  "mnist_mlp": Recipe(
+    "MNIST, perceptrons of 20 sigmoid units, for 100 steps",
+    (
+      ("--problem=mnist_mlp", *_OFTEN),
+      ("--problem=mnist_mlp", *_OFTEN, *_SECOND),
+      (
+        "--problem=mnist_mlp",
+        "--evaluation_period=40",
+        "--evaluation_epochs=32",
+        *_SECOND,
+        "--num_epochs=720",
+      ),
+    ),
+    _mnist,
+  ),
+  "general": Recipe(
+    "12 small perceptrons and convolutional nets on digits, iris and wine, for 1,000"
+    " steps",
+    (
+      (
+        "--problem=general",
+        "--evaluation_period=20",
+        "--num_epochs=60",
+        "--num_steps=200",
+        "--learning_rate=0.003",
+      ),
+      ("--problem=general", "--evaluation_period=20"),
+    ),
+    _general,
+  ),
+}

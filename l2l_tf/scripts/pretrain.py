@@ -1,0 +1,65 @@
+"""Makes one of the pretrained optimizers: trains it, judges it, writes its card.
+
+  l2l-pretrain --name=general
+
+Runs l2l-train once for each stage of the recipe, then compares the result with tuned
+baselines on held-out tasks, and writes weights and card. Started again with the same
+flags, it goes on where it was stopped.
+"""
+
+from absl import flags
+
+from l2l_tf import pretraining
+from l2l_tf.scripts import launch
+
+flags.DEFINE_string(
+  "name", "general", f"Which one to make: {', '.join(pretraining.RECIPES)}."
+)
+flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
+flags.DEFINE_integer(
+  "num_epochs",
+  None,
+  "Training epochs of every stage; by default as the recipe says.",
+  lower_bound=1,
+)
+flags.DEFINE_list(
+  "horizons", ["100", "1000", "5000"], "Numbers of steps after which to compare."
+)
+flags.DEFINE_integer(
+  "num_draws", 3, "Draws of every held-out task that are reported.", lower_bound=1
+)
+flags.DEFINE_integer(
+  "num_tuning_draws",
+  1,
+  "Draws on which each learning rate of the grid runs.",
+  lower_bound=1,
+)
+flags.DEFINE_string(
+  "save_path",
+  None,
+  "Directory of the stages' runs and of comparison.csv; by default"
+  " tensorboard_logs/pretrain_<name>.",
+)
+flags.DEFINE_string(
+  "output_path",
+  None,
+  "Directory of the weights and the card; by default where the package keeps them.",
+)
+
+launch.one_of("name", list(pretraining.RECIPES))
+flags.register_validator(
+  "horizons",
+  lambda steps: steps and all(s.isdecimal() and int(s) > 0 for s in steps),
+  "it must be positive integers separated by commas, such as 100,1000",
+)
+
+
+def main() -> int:
+  from l2l_tf.scripts import pretrained  # TensorFlow with it: seconds, not for --help
+
+  return pretrained.make(launch.values(__name__))
+
+
+def run() -> None:
+  """The console command."""
+  launch.run(main, __name__)

@@ -1,0 +1,156 @@
+"""What l2l-pretrain does, given its flags' values."""
+
+from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+
+import contextlib
+import csv
+import io
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tqdm
+
+from l2l_tf import cards, checkpoint, comparison, export, pretraining
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.training_run import OPTIMIZER
+
+_TRAIN = "from l2l_tf.scripts import train; train.run()"
+_SECONDS = "seconds.txt"
+_COMPARISON = "comparison.csv"
+
+
+def make(values: Mapping[str, Any]) -> int:
+  """Trains, compares, and writes weights and card; returns the exit code."""
+  name, seed, recipe = (
+    values["name"],
+    values["seed"],
+    pretraining.RECIPES[values["name"]],
+  )
+  path = pathlib.Path(values["save_path"] or f"tensorboard_logs/pretrain_{name}")
+  path = path.expanduser()
+  epochs = values["num_epochs"]
+  extra = () if epochs is None else (f"--num_epochs={epochs}",)
+  for stage, flags in enumerate(recipe.commands(str(path), seed, extra), 1):
+    code = _train(flags, path / str(stage))
+    if code:
+      return code
+  optimizer = export.load(path / str(len(recipe.stages)) / OPTIMIZER)
+  results = _compare(recipe, optimizer, path / _COMPARISON, values)
+  commands = [f"l2l-train {' '.join(c)}" for c in recipe.commands(name, seed, extra)]
+  stages = [path / str(i) for i, _ in enumerate(recipe.stages, 1)]
+  card = cards.Card(
+    name=name,
+    trained_on=recipe.trained_on,
+    commands=tuple(commands),
+    seed=seed,
+    num_updates=sum(map(_num_updates, stages)),
+    minutes=round(sum(map(_seconds, stages)) / 60, 1),
+    num_draws=values["num_draws"],
+    results=tuple(results),
+  )
+  output = pathlib.Path(values["output_path"] or cards.DIRECTORY).expanduser()
+  with checkpoint.writing(output):
+    output.mkdir(parents=True, exist_ok=True)
+    export.save(optimizer, output / f"{name}{cards.SUFFIX}")
+    cards.write(card, output / f"{name}.json")
+  print(f"{card}\n\nWritten to {output}/")
+  return 0
+
+
+def _train(flags: Sequence[str], path: pathlib.Path) -> int:
+  """Runs l2l-train, which goes on where it was stopped; returns its exit code."""
+  print(f"\nl2l-train {' '.join(flags)}")
+  before, start = _seconds(path), time.monotonic()
+  process = subprocess.Popen(
+    [sys.executable, "-c", _TRAIN, *flags], start_new_session=True
+  )
+  with _forwarding_signals(process):
+    code = process.wait()
+  if path.is_dir():
+    seconds = before + time.monotonic() - start
+    checkpoint.write_text(path / _SECONDS, f"{seconds:.0f}\n")
+  return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def _forwarding_signals(process: subprocess.Popen) -> Iterator[None]:
+  """Lets a training that runs in another session hear what this process is told."""
+  forward = lambda number, unused_frame: process.send_signal(number)
+  former = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield
+  finally:
+    for caught, handler in former.items():
+      signal.signal(caught, handler)
+
+
+def _compare(
+  recipe: pretraining.Recipe,
+  optimizer: Optimizer,
+  path: pathlib.Path,
+  values: Mapping[str, Any],
+) -> list[cards.Result]:
+  """Runs everyone on every held-out task; what `path` holds is not run again."""
+  horizons = [int(steps) for steps in values["horizons"]]
+  settings = [values["num_draws"], values["num_tuning_draws"], values["seed"]]
+  tasks, names = recipe.held_out(), [cards.LEARNED, *comparison.BASELINES]
+  done = _read(path, horizons, settings)
+  pairs = [(name, task) for name in names for task in tasks]
+  for name, task in (bar := tqdm.tqdm(pairs, desc="Comparing", unit="run")):
+    bar.set_postfix_str(f"{name} on {task}")
+    if (name, task) in done:
+      continue
+    trial = comparison.Trial(task, tasks[task](), horizons, *settings)
+    is_learned = name == cards.LEARNED
+    done[name, task] = trial.learned(optimizer) if is_learned else trial.baseline(name)
+    _write(path, done, horizons, settings)
+  return [result for task in tasks for name in names for result in done[name, task]]
+
+
+_Done = dict[tuple[str, str], list[cards.Result]]  # by optimizer and task
+
+
+def _read(path: pathlib.Path, horizons, settings) -> _Done:
+  """Returns the finished results, none if they are of other settings."""
+  if not path.exists():
+    return {}
+  header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
+  if header != _header(horizons, settings):
+    return {}
+  done: _Done = {}
+  for task, steps, name, rate, loss in rows:
+    rate = float(rate) if rate else None
+    result = cards.Result(task, int(steps), name, rate, float(loss))
+    done.setdefault((name, task), []).append(result)
+  return done
+
+
+def _write(path: pathlib.Path, done: _Done, horizons, settings) -> None:
+  text = io.StringIO()
+  rows = [result for results in done.values() for result in results]
+  csv.writer(text).writerows([_header(horizons, settings), *rows])
+  checkpoint.write_text(path, text.getvalue())
+
+
+def _header(horizons, settings) -> list[str]:
+  """The columns' names; the settings make part of the last one."""
+  described = "steps {}; draws {}, tuning draws {}, seed {}".format(
+    " ".join(map(str, horizons)), *settings
+  )
+  return [*cards.Result._fields[:-1], f"loss ({described})"]
+
+
+def _num_updates(path: pathlib.Path) -> int:
+  config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+  return config["num_epochs"] * config["num_steps"] // config["unroll_length"]
+
+
+def _seconds(path: pathlib.Path) -> float:
+  file = path / _SECONDS
+  return float(file.read_text()) if file.exists() else 0.0
