@@ -1,0 +1,165 @@
+"""Pretrained optimizers are made by one command, which can be stopped anywhere."""
+
+import copy
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags
+
+from l2l_tf import cards, comparison, export, presets, pretraining
+from l2l_tf.meta_train import check_lengths
+from l2l_tf.pretraining import RECIPES, Recipe
+from l2l_tf.problems import Simple
+from l2l_tf.scripts import pretrained, train, training
+
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = "from l2l_tf.scripts import pretrain; pretrain.run()"
+# Two stages, of many epochs that take no time, and a task that takes none either.
+SMALL = f"""
+from l2l_tf import pretraining
+def held_out():
+  from l2l_tf import problems
+  return {{"x^2": problems.Simple}}
+stage = ("--problem=simple", "--num_steps=2", "--unroll_length=2",
+         "--evaluation_period=50")
+recipe = pretraining.Recipe("x^2", (stage, stage), held_out)
+pretraining.RECIPES = {{"quadratic": recipe}}
+{COMMAND}
+"""
+
+
+def start(*args, code=COMMAND, cwd=None):
+  env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+  return subprocess.Popen(
+    [sys.executable, "-c", code, *args],
+    cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "args, words",
+  [
+    (["--name=large"], "--name=large: it must be one of quadratic, mnist_mlp, general"),
+    (["--horizons=100,0"], "positive integers separated by commas"),
+    (["--horizons="], "positive integers separated by commas"),
+    (["--num_draws=0"], "--num_draws=0"),
+  ],
+)
+def test_a_wrong_flag_is_one_sentence(args, words, tmp_path):
+  process = start(*args, cwd=tmp_path)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 2 and not out
+  assert err.startswith("Error: ") and words in err and err.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_stopped_and_started_again_it_ends_with_weights_and_card(tmp_path):
+  args = ["--name=quadratic", "--horizons=2,20", "--num_draws=2", "--num_epochs=600",
+          "--save_path=run", "--output_path=out"]  # fmt: skip
+  process = start(*args, code=SMALL, cwd=tmp_path)
+  deadline = time.monotonic() + 120
+  while not list(tmp_path.glob("run/1/checkpoints/*.index")):
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 128 + signal.SIGTERM, err
+  assert "Stopped after epoch" in out
+  assert not (tmp_path / "out").exists() and not (tmp_path / "run" / "2").exists()
+  seconds = float((tmp_path / "run/1/seconds.txt").read_text())
+  assert seconds > 0
+
+  again = start(*args, code=SMALL, cwd=tmp_path)
+  out, err = again.communicate(timeout=240)
+  assert again.returncode == 0, err
+  assert "Going on after epoch" in out and "Traceback" not in err
+  card = cards.read(tmp_path / "out/quadratic.json")
+  assert str(card) in out
+  assert card.num_updates == 2 * 600 and card.num_draws == 2
+  assert float((tmp_path / "run/1/seconds.txt").read_text()) > seconds
+  assert card.commands == (
+    "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=50"
+    " --seed=0 --num_epochs=600 --save_path=quadratic/1",
+    "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=50"
+    " --seed=0 --initial_path=quadratic/1/optimizer.l2l.npz --num_epochs=600"
+    " --save_path=quadratic/2",
+  )
+  assert {(r.task, r.steps) for r in card.results} == {("x^2", 2), ("x^2", 20)}
+  made = export.load(tmp_path / "out/quadratic.l2l.npz")
+  trained = export.load(tmp_path / "run/2/optimizer.l2l.npz")
+  for x, y in zip(made.variables, trained.variables, strict=True):
+    assert (x.numpy() == y.numpy()).all()
+  with (tmp_path / "run/comparison.csv").open(newline="") as f:
+    _, *rows = csv.reader(f)
+  losses = {(row[0], int(row[1]), row[2]): float(row[-1]) for row in rows}
+  assert losses == {(r.task, r.steps, r.optimizer): r.loss for r in card.results}
+
+
+class FakeTrial:
+  """Counts what is run."""
+
+  ran: list = []
+
+  def __init__(self, task, problem, horizons, *settings):
+    self._task, self._horizons = task, horizons
+
+  def baseline(self, name):
+    self.ran.append((name, self._task))
+    return [cards.Result(self._task, n, name, 0.1, 1.0 / n) for n in self._horizons]
+
+  def learned(self, optimizer):
+    self.ran.append((cards.LEARNED, self._task))
+    return [
+      cards.Result(self._task, n, cards.LEARNED, None, float("inf"))
+      for n in self._horizons
+    ]
+
+
+def test_a_comparison_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+  monkeypatch.setattr(comparison, "Trial", FakeTrial)
+  monkeypatch.setattr(FakeTrial, "ran", [])
+  recipe = Recipe("x^2", (), lambda: {"a": Simple, "b": Simple})
+  path = tmp_path / "comparison.csv"
+  values = {"horizons": ["2", "4"], "num_draws": 1, "num_tuning_draws": 1, "seed": 0}
+  first = pretrained._compare(recipe, None, path, values)
+  assert len(FakeTrial.ran) == len(set(FakeTrial.ran)) == 2 * 5
+  assert [r.task for r in first] == ["a"] * 10 + ["b"] * 10
+
+  lines = path.read_text().splitlines()
+  path.write_text("\n".join(lines[:9]) + "\n")  # four of ten runs
+  FakeTrial.ran.clear()
+  assert pretrained._compare(recipe, None, path, values) == first
+  assert len(FakeTrial.ran) == 6
+  FakeTrial.ran.clear()
+  assert pretrained._compare(recipe, None, path, values) == first
+  assert not FakeTrial.ran
+  pretrained._compare(recipe, None, path, {**values, "num_draws": 2})
+  assert len(FakeTrial.ran) == 10
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_stages_of_a_recipe_are_flags_that_l2l_train_takes(name):
+  commands = RECIPES[name].commands("runs", 3)
+  for i, command in enumerate(commands, 1):
+    known = copy.deepcopy(flags.FLAGS)
+    assert known(["l2l-train", *command]) == ["l2l-train"]
+    given = {f.name: known[f.name].value for f in
+             flags.FLAGS.flags_by_module_dict()[train.__name__]}  # fmt: skip
+    values = training.settings(given)
+    check_lengths(values["num_steps"], values["unroll_length"])
+    assert values["seed"] == 3 and values["save_path"] == f"runs/{i}"
+    former = f"runs/{i - 1}/optimizer.l2l.npz" if i > 1 else None
+    assert values["initial_path"] == former
+
+
+def test_every_recipe_is_for_a_problem_with_a_plain_name():
+  assert list(pretraining.RECIPES) == ["quadratic", "mnist_mlp", "general"]
+  for name, recipe in RECIPES.items():
+    assert name in presets.PRESETS
+    assert all(f"--problem={name}" in flags for flags in recipe.stages)
