@@ -29,7 +29,7 @@ _DATA: Mapping[str, Callable[[], datasets.Dataset]] = {
   "wine": lambda: datasets.table("wine"),
 }
 _DEPTHS, _WIDTHS = (1, 2, 3), (8, 16, 32, 64)
-_FILTERS = ((8,), (4, 8), (8, 16))
+_FILTERS = ((8,), (4, 8))
 _BATCH_SIZES = (16, 32, 64, 128)
 _MAX_COORDINATES = 1_500  # of one net; what meta-training costs is their number
 
@@ -38,7 +38,8 @@ def small_classifiers(num_tasks: int = 12, seed: int = 0) -> Problem:
   """Returns small nets on digits, iris and wine, trained side by side by one optimizer.
 
   Every fourth is a convolutional net; data sets and activations take turns; depth,
-  width and batch size are drawn. The loss is the mean over the nets of cross-entropy
+  width and batch size are drawn, again if a net has more than 1,500 parameters. The
+  loss is the mean over the nets of cross-entropy
   divided by that of a guess, so that none counts more for having more classes. A draw
   is an initialisation, a scale of every parameter and one of the loss.
 
