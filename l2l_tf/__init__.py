@@ -18,6 +18,7 @@ _PUBLIC = {
   "compare": "evaluate",
   "last_only": "meta_gradients",
   "load": "cards",
+  "plot": "report",
   "pretrained": "cards",
   "register": "registry",
   "save": "export",

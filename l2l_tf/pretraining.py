@@ -87,6 +87,7 @@ RECIPES: Mapping[str, Recipe] = {
         "--evaluation_epochs=32",
         *_SECOND,
         "--num_epochs=720",
+        "--patience=3",
       ),
     ),
     _mnist,

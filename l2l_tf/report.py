@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from l2l_tf import checkpoint
+from l2l_tf import checkpoint, plots
 from l2l_tf.evaluate import Curves
 
 _Z = 1.96  # 95% of a normal distribution
@@ -157,6 +157,22 @@ def write(
     csv.writer(text).writerows(lines)
     checkpoint.write_text(path, text.getvalue())
   return paths
+
+
+def plot(
+  curves: Mapping[str, Curves],
+  directory: str | os.PathLike[str],
+  title: str = "Learning curves",
+) -> pathlib.Path:
+  """Draws `curves.png` beside what `write` writes; returns its path.
+
+  Learned optimizers, those without a selected rate, are solid lines.
+  """
+  _, curves_csv = write(curves, directory)
+  learned = {name for name, c in curves.items() if c.learning_rate is None}
+  path, temporary = (curves_csv.with_name(n) for n in ("curves.png", ".curves.png"))
+  plots.learning_curves(curves_csv, learned, title).savefig(temporary)
+  return temporary.replace(path)
 
 
 _ENDS = ("", "_low", "_high")

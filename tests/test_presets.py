@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from l2l_tf import MetaTrainer, unroll
 from l2l_tf.meta_train import check_lengths
-from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
+from l2l_tf.optimizers import SGD
 from l2l_tf.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
 from l2l_tf.problems import DatasetUnavailableError, Quadratic
 from l2l_tf.scripts import training

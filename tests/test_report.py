@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from l2l_tf.evaluate import Curves
-from l2l_tf.report import mean_band, median_band, summarize, table, write
+from l2l_tf.report import mean_band, median_band, plot, summarize, table, write
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -186,3 +186,14 @@ def test_the_curves_are_read_back(tmp_path):
       for end, expected in zip(("", "_low", "_high"), band(c.losses)):
         column = [float(line[prefix + end]) for line in found]
         np.testing.assert_allclose(column, expected, rtol=1e-8)
+
+
+def test_the_plot_lies_beside_the_numbers_it_is_drawn_from(tmp_path):
+  path = plot(hand_made(), tmp_path / "mine")
+  assert path == tmp_path / "mine" / "curves.png"
+  assert path.read_bytes().startswith(b"\x89PNG")
+  assert {f.name for f in path.parent.iterdir()} == {
+    "curves.csv",
+    "curves.png",
+    "summary.csv",
+  }

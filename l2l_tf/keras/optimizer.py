@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import export
+from l2l_tf import cards, export
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.optimizers import Optimizer
 
@@ -32,7 +32,7 @@ _STATE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 class LearnedOptimizer(keras.optimizers.Optimizer):
   """Trains a Keras model with an `l2l_tf.Optimizer`, learned or hand-designed.
 
-  >>> model.compile(LearnedOptimizer("runs/mine/optimizer.l2l.npz"), loss="mse")
+  >>> model.compile(LearnedOptimizer("general"), loss="mse")
   >>> model.fit(x, y, callbacks=[keras.callbacks.TerminateOnNaN()])
 
   What a model is saved with holds the learned weights too, so that loading needs no
@@ -66,7 +66,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     """Wraps a copy of `optimizer`.
 
     Args:
-      optimizer: an `l2l_tf.Optimizer`, or the path of an exported one.
+      optimizer: an `l2l_tf.Optimizer`; the name of a pretrained one, of those that
+        `l2l_tf.pretrained()` lists; or the path of an exported one.
       learning_rate: factor on the updates, a float or a schedule. It is no rate to
         tune: the optimizer has learned how far to go. 0.5 halves every step.
       nonfinite_gradients: what to do where a gradient has a NaN or an infinity;
@@ -84,9 +85,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         `loss_scale_factor`, `gradient_accumulation_steps`.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if there is no such file and no pretrained optimizer.
       ExportError: if the file is no export.
-      TypeError: if `optimizer` is neither an optimizer nor a path.
+      TypeError: if `optimizer` is neither an optimizer nor text.
       ValueError: for another argument that does not fit.
     """
     super().__init__(learning_rate=learning_rate, name=name, **kwargs)
@@ -273,10 +274,10 @@ def _private_copy(optimizer: Any) -> Optimizer:
   if isinstance(optimizer, Optimizer):
     return copy.deepcopy(optimizer)
   if isinstance(optimizer, (str, os.PathLike)):
-    return export.load(optimizer)
+    return cards.load(optimizer)
   raise TypeError(
-    f"LearnedOptimizer got {optimizer!r:.100}; it wraps an l2l_tf.Optimizer or the path"
-    " of an exported one."
+    f"LearnedOptimizer got {optimizer!r:.100}; it wraps an l2l_tf.Optimizer, a"
+    " pretrained one by its name, or the path of an exported one."
   )
 
 
