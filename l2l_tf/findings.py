@@ -153,7 +153,7 @@ def _slope(signs: _Signs) -> Iterator[Finding]:
   ends = [signs.nearest(g) for g in SLOPE_RANGE]
   (small, large), (begin, end) = signs.magnitudes[ends], signs.constant[ends]
   if small < large and min(begin, end) > 0:
-    exponent = np.log(end / begin) / np.log(large / small)
+    exponent = round(np.log(end / begin) / np.log(large / small), 2) + 0.0  # no -0.0
     yield _note(
       "slope",
       f"From |g| = {small:.2g} to {large:.2g} the update grows as |g|^{exponent:.2f};"
@@ -184,7 +184,7 @@ def _bias(runs: Mapping[str, Run]) -> Iterator[Finding]:
     yield _fault(
       "bias",
       f"Moves at zero gradient: {total / count:.2g} per step, {total:.2g} in {count}"
-      f" steps; the gradient {NORMAL:g} moves it by {signal:.2g}.",
+      f" steps; the gradient {NORMAL:g} takes it {signal:.2g} downhill.",
     )
 
 

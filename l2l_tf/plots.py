@@ -96,7 +96,7 @@ def diagnosis(
     axes.plot([], [], "--", color="gray", label="dashed: g < 0")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     axes.legend(ncols=3, fontsize="small", frameon=False, **below)
-  figure.suptitle(title, fontweight="bold")
+  figure.suptitle(title, fontweight="bold", wrap=True)
   return figure
 
 

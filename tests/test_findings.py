@@ -113,9 +113,9 @@ CASES = [
   ),
   (
     "bias",
-    lambda g, t: 0.0012 + sign(g, t),
-    "Moves at zero gradient: 0.0012 per step, 0.12 in 100 steps; the gradient 0.01"
-    " moves it by 1.",
+    lambda g, t: 0.00012 + sign(g, t),
+    "Moves at zero gradient: 0.00012 per step, 0.012 in 100 steps; the gradient 0.01"
+    " takes it 1 downhill.",
   ),
   (
     "stalls",

@@ -22,6 +22,7 @@ import tensorflow as tf
 from disk import unchanged
 
 from l2l_tf import export
+from l2l_tf.optimizers import SGD, Adam, Partition, Where
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts.{} import run; run()"
@@ -679,6 +680,19 @@ def test_a_diagnosis_prints_and_writes_its_results(forks, exported, tmp_path):
   assert len(response) == 163 and float(response[0]["gradient"]) == -1e10
   assert {row["run"] for row in rows(path / "trajectories.csv")} >= {"zero", "huge"}
   assert (path / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_diagnosis_of_a_partition_is_one_of_each_member(forks, tmp_path):
+  routes = [(Where("w"), SGD(0.1)), (Where("b"), Adam(0.1))]
+  shapes = [("w", (2, 3), "kernel"), ("b", (3,), "bias")]
+  export.save(Partition(routes, shapes), tmp_path / "both.l2l.npz")
+  ended = forks.run("diagnose", "--path=both.l2l.npz", "--plot=false", cwd=tmp_path)
+  assert ended.code == 0 and not ended.err
+  titles = [line for line in ended.out.splitlines() if line.startswith("route_")]
+  assert titles == ["route_0 SGD of both.l2l.npz", "route_1 Adam of both.l2l.npz"]
+  for i, update in enumerate([1e9, 0.1]):
+    found = rows(tmp_path / "diagnosis" / f"route_{i}" / "response.csv")
+    assert float(found[0]["first"]) == pytest.approx(update, rel=1e-4)
 
 
 def test_a_diagnosis_without_a_picture_and_on_a_full_disk(forks, exported, tmp_path):
