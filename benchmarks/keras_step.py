@@ -168,28 +168,24 @@ def _whole_step(case: Case, optimizer) -> Callable[[int], Any]:
 
 def _report_memory(args: argparse.Namespace) -> None:
   """Measures each block size in a process of its own."""
-  print(
-    "\nMemory of an optimizer step: kept from step to step, and its peak above that"
-  )
+  print("\nMemory of optimizer steps: their state, and the peak of all else that they")
+  print("hold, compilation included")
   command = [sys.executable, __file__, "--case", args.case, "--memory_of"]
   for size in _BLOCK_SIZES:
-    output = subprocess.run(
-      [*command, str(size or 0)], capture_output=True, check=True
-    ).stdout
-    kept, peak = json.loads(output.splitlines()[-1])
-    print(f"block_size={size!s:6}{kept:9.0f} MiB{peak:9.0f} MiB", flush=True)
+    run = subprocess.run([*command, str(size or 0)], capture_output=True, check=True)
+    state, rest = json.loads(run.stdout.splitlines()[-1])
+    print(f"block_size={size!s:6}{state:9.0f} MiB{rest:9.0f} MiB", flush=True)
 
 
 def _peak(case: Case, block_size: int | None) -> tuple[float, float]:
   shapes = [tuple(v.shape) for v in case.build().trainable_variables]
   grads = [_normal(shape, i) for i, shape in enumerate(shapes)]
+  before = memory.held()
   optimizer = _learned(block_size)
   step, _ = _keras_step(optimizer, shapes, grads)
-  step()
-  kept = sum(v.value.numpy().nbytes for v in optimizer.variables) / 2**20
-  step()
-  before = memory.held()
-  return kept, memory.peak(step) - before
+  peak = max(memory.peak(step) for _ in range(4))
+  state = sum(v.value.numpy().nbytes for v in optimizer.variables) / 2**20
+  return state, peak - before - state
 
 
 def _normal(shape: tuple[int, ...], seed: int) -> np.ndarray:

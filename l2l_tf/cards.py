@@ -179,6 +179,11 @@ def pretrained() -> Cards:
   return Cards((path.stem, read(path)) for path in sorted(DIRECTORY.glob("*.json")))
 
 
+def is_pretrained(name: str | os.PathLike[str]) -> bool:
+  """Whether a pretrained optimizer has that name."""
+  return isinstance(name, str) and name in [p.stem for p in DIRECTORY.glob("*.json")]
+
+
 def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
   """Loads a pretrained optimizer, or one that was saved to a file.
 
@@ -194,15 +199,12 @@ def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
     PermissionError: if the file may not be read.
     ExportError: if the file is not a complete export of this format version.
   """
-  names = [path.stem for path in sorted(DIRECTORY.glob("*.json"))]
-  if name_or_path in names:
+  if is_pretrained(name_or_path):
     return export.load(DIRECTORY / f"{name_or_path}{SUFFIX}")
   try:
     return export.load(name_or_path)
   except FileNotFoundError as e:
-    if not names:
-      raise
-    listed = ", ".join(repr(name) for name in names)
+    listed = ", ".join(repr(path.stem) for path in sorted(DIRECTORY.glob("*.json")))
     raise FileNotFoundError(
       f"{str(e).rstrip('.')}, or a pretrained name: {listed}."
     ) from None

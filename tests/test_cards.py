@@ -114,15 +114,6 @@ def test_neither_name_nor_file_lists_the_names(directory):
   )
 
 
-def test_without_pretrained_ones_a_missing_file_is_all_there_is_to_say(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(cards, "DIRECTORY", tmp_path / "nothing")
-  assert l2l_tf.pretrained() == {} and str(l2l_tf.pretrained()) == ""
-  with pytest.raises(FileNotFoundError, match=r"l2l_tf\.save wrote\.$"):
-    l2l_tf.load("large")
-
-
 SHIPPED = sorted(cards.pretrained())
 
 

@@ -145,14 +145,30 @@ def test_learning_rate_is_a_factor_on_the_updates():
   ],
   ids=lambda options: "-".join(options),
 )
-@pytest.mark.parametrize("jit_compile", [True, False])
-def test_options_do_what_they_do_in_keras_adam(options, jit_compile):
+def test_options_do_what_they_do_in_keras_adam(options):
   assert_same_fit(
     sequential(),
     LearnedOptimizer(Adam(1.0), 0.01, **options),
     sequential(),
     keras.optimizers.Adam(0.01, **options),
-    compile_options={"jit_compile": jit_compile},
+    epochs=3,
+  )
+
+
+def test_options_do_so_together_compiled_by_xla():
+  options = {
+    "global_clipnorm": 0.1,
+    "weight_decay": 0.1,
+    "use_ema": True,
+    "ema_overwrite_frequency": 3,
+    "gradient_accumulation_steps": 2,
+  }
+  assert_same_fit(
+    sequential(),
+    LearnedOptimizer(Adam(1.0), 0.01, **options),
+    sequential(),
+    keras.optimizers.Adam(0.01, **options),
+    compile_options={"jit_compile": True},
     epochs=3,
   )
 

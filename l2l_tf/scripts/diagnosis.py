@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from l2l_tf import checkpoint, export, plots
+from l2l_tf import cards, checkpoint, plots
 from l2l_tf import diagnose as diagnose_lib
 from l2l_tf import findings as findings_lib
 from l2l_tf.diagnose import Response, Run
@@ -19,7 +19,7 @@ from l2l_tf.optimizers import Optimizer
 def diagnose(values: Mapping[str, Any]) -> None:
   """Diagnoses each optimizer in the export, prints and writes what it does."""
   export_path = pathlib.Path(values["path"]).expanduser()
-  members = diagnose_lib.members(export.load(export_path))
+  members = diagnose_lib.members(cards.load(str(export_path)))
   path = directory(values["save_path"], export_path)
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,11 @@ flags.DEFINE_string(
   f"What the optimizers optimize: {', '.join(presets.PRESETS)}; or {presets.OWN}, for"
   " what a function of your own returns.",
 )
-flags.DEFINE_list("path", [], "Exported optimizers to evaluate, separated by commas.")
+flags.DEFINE_list(
+  "path",
+  [],
+  "Exported or pretrained optimizers to evaluate, separated by commas, as in general.",
+)
 flags.DEFINE_list(
   "optimizer",
   BASELINES,

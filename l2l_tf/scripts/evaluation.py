@@ -2,11 +2,12 @@
 
 from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2l_tf import checkpoint, export, plots, presets, report
+from l2l_tf import cards, checkpoint, plots, presets, report
 from l2l_tf import evaluate as evaluate_lib
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.scripts import launch
@@ -17,7 +18,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
   """Runs the comparison, prints its table and writes its results."""
   name, rate = values["problem"], values["learning_rate"]
   preset = presets.get(name)
-  learned = load([pathlib.Path(p).expanduser() for p in values["path"]])
+  learned = load(values["path"])
   num_draws = values["num_epochs"] or preset.num_draws
   problem = preset.make_problem()
   path = directory(values)
@@ -44,18 +45,19 @@ def evaluate(values: Mapping[str, Any]) -> None:
   print(f"\nAll ran on the same problems, {num_problems}; written to {path}/")
 
 
-def load(paths: Sequence[pathlib.Path]) -> dict[str, Optimizer]:
-  """Loads exported optimizers by names that tell them apart.
+def load(paths: Sequence[str]) -> dict[str, Optimizer]:
+  """Loads pretrained and exported optimizers by names that tell them apart.
 
   A name has the directory of its file, and the whole path where that is not enough.
   """
-  directories = [path.resolve().parent.name for path in paths]
+  directories = [pathlib.Path(p).expanduser().resolve().parent.name for p in paths]
   learned = {}
   for path, name in zip(paths, directories):
-    optimizer = export.load(path)
+    optimizer = cards.load(os.path.expanduser(path))
     kind = type(optimizer).__name__
     kind = "LSTM" if kind.endswith("LSTM") else kind
-    where = name if directories.count(name) == 1 else path
+    is_short = directories.count(name) == 1 and not cards.is_pretrained(path)
+    where = name if is_short else path
     learned[f"{kind} ({where})"] = optimizer
   return learned
 
@@ -70,7 +72,7 @@ def directory(values: Mapping[str, Any]) -> pathlib.Path:
   """Returns where the results go."""
   if values["save_path"]:
     return pathlib.Path(values["save_path"]).expanduser()
-  if values["path"]:
+  if values["path"] and not cards.is_pretrained(values["path"][0]):
     return pathlib.Path(values["path"][0]).expanduser().parent / "evaluation"
   name = presets.short_name(values["problem"])
   return pathlib.Path("tensorboard_logs", name, "evaluation")
