@@ -25,7 +25,7 @@ from l2l_tf.optimizers import CoordinatewiseLSTM
 
 _BATCH = 64
 _TOLERANCE = 1e-4
-_BLOCK_SIZES = [None, 1 << 16, 1 << 14]
+_BLOCK_SIZES = [None, 1 << 14, 1 << 12]
 
 
 class Case(NamedTuple):
@@ -85,7 +85,7 @@ def _lstm() -> CoordinatewiseLSTM:
   return CoordinatewiseLSTM((20, 20), output_scale=1.0)
 
 
-def _learned(block_size: int | None = 1 << 16) -> LearnedOptimizer:
+def _learned(block_size: int | None = 1 << 14) -> LearnedOptimizer:
   return LearnedOptimizer(_lstm(), block_size=block_size)
 
 

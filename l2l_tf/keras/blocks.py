@@ -74,16 +74,12 @@ class Blocks:
       The update of every variable, and whether all gradients were finite.
     """
     is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
-    needs_params = not self._optimizer.reads_gradients_alone
-    params = self._split(params) if needs_params else [None] * self._count
-    updates = []
-    for grad, state, param in zip(self._split(grads), states, params, strict=True):
-      values = [tf.convert_to_tensor(variable) for variable in state]
-      update, values = self._advance(grad, values, param, is_finite)
-      for variable, value in zip(state, values, strict=True):
-        variable.assign(value)
-      updates.append(update)
-    return self._join(updates), is_finite
+    updates = tf.cond(
+      is_finite,
+      lambda: self._advance_all(grads, states, params),
+      lambda: [tf.zeros(spec.shape, spec.dtype) for spec in self._specs],
+    )
+    return updates, is_finite
 
   def diagnostics(
     self, grads: Sequence[tf.Tensor], states: Sequence[Sequence[tf.Tensor]]
@@ -93,14 +89,21 @@ class Blocks:
     found = [self._optimizer.diagnostics(g, self._unpack(state)) for g, state in blocks]
     return {name: tf.add_n([d[name] for d in found]) / len(found) for name in found[0]}
 
-  def _advance_block(self, grads, packed, params, is_finite):
-    state = self._unpack(packed)
-    updates, state = self._optimizer(grads, state, params=params)
-    next_packed = self._pack(state)
-    return (
-      [tf.where(is_finite, u, tf.zeros_like(u)) for u in updates],
-      [tf.where(is_finite, new, old) for new, old in zip(next_packed, packed)],
-    )
+  def _advance_all(self, grads, states, params) -> list[tf.Tensor]:
+    needs_params = not self._optimizer.reads_gradients_alone
+    params = self._split(params) if needs_params else [None] * self._count
+    updates = []
+    for grad, state, param in zip(self._split(grads), states, params, strict=True):
+      values = [tf.convert_to_tensor(variable) for variable in state]
+      update, values = self._advance(grad, values, param)
+      for variable, value in zip(state, values, strict=True):
+        variable.assign(value)
+      updates.append(update)
+    return self._join(updates)
+
+  def _advance_block(self, grads, packed, params):
+    updates, state = self._optimizer(grads, self._unpack(packed), params=params)
+    return updates, self._pack(state)
 
   def _pack(self, state: Any) -> list[tf.Tensor]:
     leaves = tf.nest.flatten(state)

@@ -58,7 +58,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
     *,
     nonfinite_gradients: str = "raise",
-    block_size: int | None = 1 << 16,
+    block_size: int | None = 1 << 14,
     state_dtype: str | None = None,
     name: str = "learned_optimizer",
     **kwargs: Any,
