@@ -12,9 +12,7 @@ from absl import flags
 from l2l_tf import pretraining
 from l2l_tf.scripts import launch
 
-flags.DEFINE_string(
-  "name", "general", f"Which one to make: {', '.join(pretraining.RECIPES)}."
-)
+flags.DEFINE_enum("name", "general", list(pretraining.RECIPES), "Which one to make.")
 flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
 flags.DEFINE_integer(
   "num_epochs",
@@ -46,7 +44,6 @@ flags.DEFINE_string(
   "Directory of the weights and the card; by default where the package keeps them.",
 )
 
-launch.one_of("name", list(pretraining.RECIPES))
 flags.register_validator(
   "horizons",
   lambda steps: steps and all(s.isdecimal() and int(s) > 0 for s in steps),
