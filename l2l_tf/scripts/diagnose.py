@@ -13,7 +13,9 @@ from absl import flags
 from l2l_tf.scripts import launch
 
 flags.DEFINE_string(
-  "path", None, "The exported optimizer, or a pretrained one by name; give one."
+  "path",
+  None,
+  "The exported optimizer, or a pretrained one by its name; by default none, give one.",
 )
 flags.DEFINE_string(
   "save_path",
