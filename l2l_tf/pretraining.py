@@ -93,18 +93,9 @@ RECIPES: Mapping[str, Recipe] = {
     _mnist,
   ),
   "general": Recipe(
-    "12 small perceptrons and convolutional nets on digits, iris and wine, for 1,000"
+    "12 small perceptrons and convolutional nets on digits, iris and wine, for 200"
     " steps",
-    (
-      (
-        "--problem=general",
-        "--evaluation_period=20",
-        "--num_epochs=60",
-        "--num_steps=200",
-        "--learning_rate=0.003",
-      ),
-      ("--problem=general", "--evaluation_period=20"),
-    ),
+    (("--problem=general", "--evaluation_period=20"),),
     _general,
   ),
 }
