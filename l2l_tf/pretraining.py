@@ -57,12 +57,8 @@ def _mnist():
 
   return {
     "MNIST, 20 sigmoid": problems.mnist_mlp,
-    "MNIST, 40 sigmoid": lambda: problems.mnist_mlp(layers=(40,)),
     "MNIST, 2 x 20 sigmoid": lambda: problems.mnist_mlp(layers=(20, 20)),
     "MNIST, 20 relu": lambda: problems.mnist_mlp(activation="relu"),
-    "MNIST, 20 tanh, batches of 32": lambda: problems.mnist_mlp(
-      activation="tanh", batch_size=32
-    ),
     "digits, 20 sigmoid": problems.digits_mlp,
   }
 

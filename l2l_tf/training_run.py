@@ -20,6 +20,8 @@ from l2l_tf import checkpoint, evaluate, export, seeds
 from l2l_tf.meta_train import MetaTrainer
 
 _CONFIG = "config.json"
+_CHECKPOINTS = "checkpoints"
+_EPOCH = "progress/0/.ATTRIBUTES/VARIABLE_VALUE"  # where a checkpoint counts them
 OPTIMIZER = "optimizer.l2l.npz"
 
 
@@ -98,7 +100,7 @@ class TrainingRun:
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
     self._stale = tf.Variable(0, dtype=tf.int64)  # validations since the best
     self._checkpointer = checkpoint.Checkpointer(
-      self._path / "checkpoints",
+      self._path / _CHECKPOINTS,
       {
         "optimizer": trainer.optimizer.variables,
         "meta_optimizer": trainer.meta_state_variables,
@@ -178,6 +180,12 @@ class TrainingRun:
         export.save(self.trainer.optimizer, self.export_path)
     self._stale.assign(0 if is_best else self._stale + 1)
     return curves, is_best
+
+
+def finished_epochs(save_path: str | os.PathLike[str]) -> int:
+  """Returns how many epochs the run in that directory has taken."""
+  directory = str(pathlib.Path(save_path) / _CHECKPOINTS)
+  return int(tf.train.load_checkpoint(directory).get_tensor(_EPOCH))
 
 
 @contextlib.contextmanager

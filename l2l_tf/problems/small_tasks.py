@@ -39,9 +39,9 @@ def small_classifiers(num_tasks: int = 12, seed: int = 0) -> Problem:
 
   Every fourth is a convolutional net; data sets and activations take turns; depth,
   width and batch size are drawn, again if a net has more than 1,500 parameters. The
-  loss is the mean over the nets of cross-entropy
-  divided by that of a guess, so that none counts more for having more classes. A draw
-  is an initialisation, a scale of every parameter and one of the loss.
+  loss is the mean over the nets of cross-entropy divided by that of a guess, so that
+  none counts more for having more classes. A draw is an initialisation, a scale of
+  every parameter and one of the loss.
 
   Args:
     num_tasks: nets.

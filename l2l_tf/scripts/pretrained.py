@@ -18,7 +18,7 @@ import tqdm
 
 from l2l_tf import cards, checkpoint, comparison, export, pretraining
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.training_run import OPTIMIZER
+from l2l_tf.training_run import OPTIMIZER, finished_epochs
 
 _TRAIN = "from l2l_tf.scripts import train; train.run()"
 _SECONDS = "seconds.txt"
@@ -147,8 +147,9 @@ def _header(horizons, settings) -> list[str]:
 
 
 def _num_updates(path: pathlib.Path) -> int:
+  """Counts those of the epochs that a run took, which may have ended early."""
   config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-  return config["num_epochs"] * config["num_steps"] // config["unroll_length"]
+  return finished_epochs(path) * config["num_steps"] // config["unroll_length"]
 
 
 def _seconds(path: pathlib.Path) -> float:
