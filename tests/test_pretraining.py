@@ -29,7 +29,7 @@ def held_out():
 stage = ("--problem=simple", "--num_steps=2", "--unroll_length=2",
          "--evaluation_period=50")
 recipe = pretraining.Recipe("x^2", (stage, stage), held_out)
-pretraining.RECIPES = {{"quadratic": recipe}}
+pretraining.RECIPES = {{"general": recipe}}
 {COMMAND}
 """
 
@@ -45,7 +45,7 @@ def start(*args, code=COMMAND, cwd=None):
 @pytest.mark.parametrize(
   "args, words",
   [
-    (["--name=large"], "--name=large: it must be one of quadratic, mnist_mlp, general"),
+    (["--name=large"], "value should be one of <quadratic|mnist_mlp|general>"),
     (["--horizons=100,0"], "positive integers separated by commas"),
     (["--horizons="], "positive integers separated by commas"),
     (["--num_draws=0"], "--num_draws=0"),
@@ -60,7 +60,7 @@ def test_a_wrong_flag_is_one_sentence(args, words, tmp_path):
 
 
 def test_stopped_and_started_again_it_ends_with_weights_and_card(tmp_path):
-  args = ["--name=quadratic", "--horizons=2,20", "--num_draws=2", "--num_epochs=600",
+  args = ["--horizons=2,20", "--num_draws=2", "--num_epochs=600",
           "--save_path=run", "--output_path=out"]  # fmt: skip
   process = start(*args, code=SMALL, cwd=tmp_path)
   deadline = time.monotonic() + 120
@@ -79,19 +79,19 @@ def test_stopped_and_started_again_it_ends_with_weights_and_card(tmp_path):
   out, err = again.communicate(timeout=240)
   assert again.returncode == 0, err
   assert "Going on after epoch" in out and "Traceback" not in err
-  card = cards.read(tmp_path / "out/quadratic.json")
+  card = cards.read(tmp_path / "out/general.json")
   assert str(card) in out
   assert card.num_updates == 2 * 600 and card.num_draws == 2
   assert float((tmp_path / "run/1/seconds.txt").read_text()) > seconds
   assert card.commands == (
     "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=50"
-    " --seed=0 --num_epochs=600 --save_path=quadratic/1",
+    " --seed=0 --num_epochs=600 --save_path=general/1",
     "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=50"
-    " --seed=0 --initial_path=quadratic/1/optimizer.l2l.npz --num_epochs=600"
-    " --save_path=quadratic/2",
+    " --seed=0 --initial_path=general/1/optimizer.l2l.npz --num_epochs=600"
+    " --save_path=general/2",
   )
   assert {(r.task, r.steps) for r in card.results} == {("x^2", 2), ("x^2", 20)}
-  made = export.load(tmp_path / "out/quadratic.l2l.npz")
+  made = export.load(tmp_path / "out/general.l2l.npz")
   trained = export.load(tmp_path / "run/2/optimizer.l2l.npz")
   for x, y in zip(made.variables, trained.variables, strict=True):
     assert (x.numpy() == y.numpy()).all()
