@@ -22,7 +22,6 @@ SUFFIX = ".l2l.npz"
 LEARNED = "learned"
 TUNED_ADAM = "Adam"
 DEFAULT_ADAM = "Adam at 0.001"  # Keras's default rate
-_SCORED = 1000  # steps
 
 
 class Result(NamedTuple):
@@ -84,7 +83,7 @@ class Card:
     """The numbers of steps after which losses were taken."""
     return sorted(_unique(r.steps for r in self.results))
 
-  def score(self, steps: int = _SCORED) -> Score:
+  def score(self, steps: int = 1000) -> Score:
     """Counts the held-out tasks on which it does as well as Adam after `steps`."""
     tasks = _unique(r.task for r in self.results)
     losses = [self._losses(task, steps) for task in tasks]
@@ -99,13 +98,15 @@ class Card:
     )
 
   def summary(self) -> str:
-    """Its score in one sentence."""
-    steps = _SCORED if _SCORED in self.horizons else self.horizons[-1]
-    score = self.score(steps)
+    """Its score at every horizon in one sentence."""
+    scores = [self.score(steps) for steps in self.horizons]
+    listed = lambda values: ", ".join(f"{value:,}" for value in values)
     return (
-      f"Of {score.num_tasks} held-out tasks, untuned, after {steps:,} steps: no worse"
-      f" than tuned Adam on {score.no_worse_than_tuned_adam}, better than Adam at 0.001"
-      f" on {score.better_than_default_adam}; diverged on {score.diverged}."
+      f"Of {scores[0].num_tasks} held-out tasks, untuned, after {listed(self.horizons)}"
+      " steps: no worse than tuned Adam on"
+      f" {listed(s.no_worse_than_tuned_adam for s in scores)}, better than Adam at"
+      f" 0.001 on {listed(s.better_than_default_adam for s in scores)}; diverged on"
+      f" {scores[0].diverged}."
     )
 
   def table(self) -> str:

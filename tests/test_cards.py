@@ -50,6 +50,10 @@ def directory(tmp_path, monkeypatch):
 def test_a_score_counts_tasks():
   assert card().score(1000) == Score(5, 3, 2, 1)
   assert card().score(100) == Score(5, 2, 2, 1)
+  assert card().summary() == (
+    "Of 5 held-out tasks, untuned, after 100, 1,000 steps: no worse than tuned Adam on"
+    " 2, 3, better than Adam at 0.001 on 2, 2; diverged on 1."
+  )
 
 
 def test_what_fails_is_told_from_the_figures_the_worst_first():

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import pathlib
 import signal
 import subprocess
@@ -97,6 +98,8 @@ def _compare(
   values: Mapping[str, Any],
 ) -> list[cards.Result]:
   """Runs everyone on every held-out task; what `path` holds is not run again."""
+  # TensorFlow takes one program per task and optimizer for a mistake.
+  logging.getLogger("tensorflow").setLevel(logging.ERROR)
   horizons = [int(steps) for steps in values["horizons"]]
   settings = [values["num_draws"], values["num_tuning_draws"], values["seed"]]
   tasks, names = recipe.held_out(), [cards.LEARNED, *comparison.BASELINES]
