@@ -246,8 +246,9 @@ def _paragraph(card: Card) -> str:
 
 
 def _failure(task: str, worse: list[tuple[int, float]]) -> str:
-  if worse[-1][1] == math.inf:
-    return f"{task}: diverged within {worse[-1][0]:,} steps."
+  diverged = [steps for steps, ratio in worse if ratio == math.inf]
+  if diverged:
+    return f"{task}: diverged within {diverged[0]:,} steps."
   ratios = ", ".join(f"{ratio:.3g}" for _, ratio in worse)
   steps = ", ".join(f"{steps:,}" for steps, _ in worse)
   return f"{task}: {ratios} times tuned Adam's loss after {steps} steps."

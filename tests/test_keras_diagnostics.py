@@ -105,6 +105,23 @@ def test_training_is_the_same_with_it_and_goes_on_without_it():
   assert len(late.records) == 4
 
 
+def test_several_at_once_and_one_that_was_interrupted():
+  pair = [Diagnostics(period=n, verbose=False) for n in (1, 2)]
+  network = model()
+  fit(network, LearnedOptimizer(lstm()), 1, callbacks=pair)
+  assert [len(d.records) for d in pair] == [4, 2]
+
+  class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    network.fit(X, Y, verbose=0, callbacks=[Diagnostics(verbose=False), Stop()])
+  late = Diagnostics(period=1, verbose=False)
+  network.fit(X, Y, batch_size=16, verbose=0, callbacks=[late])
+  assert len(late.records) == 4
+
+
 def test_tensorboard_shows_all(tmp_path):
   diagnostics = Diagnostics(tmp_path, period=2, verbose=False)
   fit(model(), LearnedOptimizer(lstm()), 2, callbacks=[diagnostics])

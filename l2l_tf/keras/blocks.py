@@ -59,51 +59,70 @@ class Blocks:
 
   def step(
     self,
-    grads: Sequence[tf.Tensor],
+    grads: Sequence[tf.Tensor | None],
     states: Sequence[Sequence[tf.Variable]],
     params: Sequence[tf.Tensor],
-  ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Takes one step, or none if a gradient is not finite.
+    condition: tf.Tensor,
+  ) -> list[tf.Tensor]:
+    """Takes one step if `condition` holds.
 
     Args:
-      grads: the gradient of every variable, of its shape.
+      grads: the gradient of every variable, of its shape. Where it is None, the
+        state of a coordinate-wise optimizer stays; another one reads zeros.
       states: holds each block's state, and after the step the next one.
       params: the variables' values.
+      condition: scalar; without it nothing changes, and all updates are zero.
 
     Returns:
-      The update of every variable, and whether all gradients were finite.
+      The update of every variable.
     """
-    is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
-    updates = tf.cond(
-      is_finite,
+    return tf.cond(
+      condition,
       lambda: self._advance_all(grads, states, params),
       lambda: [tf.zeros(spec.shape, spec.dtype) for spec in self._specs],
     )
-    return updates, is_finite
 
   def diagnostics(
-    self, grads: Sequence[tf.Tensor], states: Sequence[Sequence[tf.Tensor]]
+    self, grads: Sequence[tf.Tensor | None], states: Sequence[Sequence[tf.Tensor]]
   ) -> dict[str, tf.Tensor]:
     """Returns the means over the blocks of the optimizer's diagnostics."""
-    blocks = zip(self._split(grads), states, strict=True)
+    blocks = zip(self._split(self._filled(grads)), states, strict=True)
     found = [self._optimizer.diagnostics(g, self._unpack(state)) for g, state in blocks]
     return {name: tf.add_n([d[name] for d in found]) / len(found) for name in found[0]}
 
   def _advance_all(self, grads, states, params) -> list[tf.Tensor]:
     needs_params = not self._optimizer.reads_gradients_alone
     params = self._split(params) if needs_params else [None] * self._count
+    blocks = zip(self._split(self._filled(grads)), states, params, self._moving(grads))
     updates = []
-    for grad, state, param in zip(self._split(grads), states, params, strict=True):
+    for grad, state, param, moving in blocks:
       values = [tf.convert_to_tensor(variable) for variable in state]
-      update, values = self._advance(grad, values, param)
+      update, values = self._advance(grad, values, param, moving)
       for variable, value in zip(state, values, strict=True):
         variable.assign(value)
       updates.append(update)
     return self._join(updates)
 
-  def _advance_block(self, grads, packed, params):
+  def _filled(self, grads) -> list[tf.Tensor]:
+    zeros = lambda spec: tf.zeros(spec.shape, spec.dtype)
+    return [zeros(s) if g is None else g for g, s in zip(grads, self._specs)]
+
+  def _moving(self, grads) -> list[tf.Tensor | None]:
+    """Which coordinates of each block have a gradient; None where all do."""
+    if not self._optimizer.is_coordinatewise or all(g is not None for g in grads):
+      return [None] * self._count
+    ones = [tf.fill(s.shape, float(g is not None)) for g, s in zip(grads, self._specs)]
+    return [tf.cast(block, tf.bool) for (block,) in self._split(ones)]
+
+  def _advance_block(self, grads, packed, params, moving):
     updates, state = self._optimizer(grads, self._unpack(packed), params=params)
-    return updates, self._pack(state)
+    next_packed = self._pack(state)
+    if moving is not None:  # A state has its coordinates along the last axis.
+      next_packed = [
+        tf.where(moving, new, old) if new.shape.rank else new
+        for new, old in zip(next_packed, packed)
+      ]
+    return updates, next_packed
 
   def _pack(self, state: Any) -> list[tf.Tensor]:
     leaves = tf.nest.flatten(state)

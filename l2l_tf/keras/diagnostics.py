@@ -1,5 +1,6 @@
 """What a learned optimizer does to a model while it trains, layer by layer."""
 
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ class Diagnostics(keras.callbacks.Callback):
     self._optimizer = _learned(self.model.optimizer)
     self._records.clear()
     self._recorder = _Recorder(self._optimizer, self._period)
-    self._optimizer.observe(self._recorder)
+    self._optimizer.observers.add(self._recorder)
     self.model.make_train_function(force=True)  # An earlier trace records nothing.
     path = None if self._log_dir is None else os.path.join(self._log_dir, "optimizer")
     open_writer = tf.summary.create_file_writer
@@ -76,8 +77,8 @@ class Diagnostics(keras.callbacks.Callback):
     )
 
   def on_train_batch_end(self, batch, logs=None):
-    record = self._recorder.latest()
-    if record is None or (self._records and record[0] == self._records[-1][0]):
+    record = self._recorder.after(self._records[-1][0] if self._records else -1)
+    if record is None:
       return
     self._records.append(record)
     step, values = record
@@ -92,7 +93,7 @@ class Diagnostics(keras.callbacks.Callback):
     self._writer.flush()
 
   def on_train_end(self, logs=None):
-    self._optimizer.observe(None)
+    self._optimizer.observers.discard(self._recorder)
     self.model.make_train_function(force=True)
     findings = self.findings()
     with self._writer.as_default(step=0):
@@ -104,6 +105,7 @@ class Diagnostics(keras.callbacks.Callback):
   def findings(self) -> list[str]:
     """Says in sentences what stands out, or that nothing does."""
     late = [values for _, values in self._records[len(self._records) // 2 :]]
+    late = [values for values in late if all(map(math.isfinite, values.values()))]
     if not late:
       return ["Nothing was recorded; train for more steps than `period`."]
     medians = {k: statistics.median(values[k] for values in late) for k in late[-1]}
@@ -153,24 +155,26 @@ class _Recorder:
     self._step = tf.Variable(-1, dtype=tf.int64, trainable=False)
     self._values: tf.Variable | None = None
 
-  def latest(self) -> tuple[int, dict[str, float]] | None:
-    """Returns the last record, or None before the first."""
-    if self._values is None or int(self._step) < 0:
+  def after(self, step: int) -> tuple[int, dict[str, float]] | None:
+    """Returns the last record, or None if it is not later than `step`."""
+    latest = int(self._step.numpy())
+    if latest <= step:
       return None
-    return int(self._step), dict(zip(self._names, self._values.numpy().tolist()))
+    return latest, dict(zip(self._names, self._values.numpy().tolist()))
 
   def __call__(
     self,
     params: Sequence[tf.Tensor],
-    grads: Sequence[tf.Tensor],
+    grads: Sequence[tf.Tensor | None],
     updates: Sequence[tf.Tensor],
     saturation: Callable[[], Mapping[str, tf.Tensor]],
   ) -> None:
-    """Records the step if it is one in `period`; see `LearnedOptimizer.observe`."""
+    """Records the step if it is one in `period`, called by the optimizer within it."""
     step = tf.cast(self._optimizer.iterations, tf.int64)
 
     def record():
-      values = _per_layer(self._layers(), params, grads, updates)
+      filled = [tf.zeros_like(p) if g is None else g for g, p in zip(grads, params)]
+      values = _per_layer(self._layers(), params, filled, updates)
       values |= {f"saturation/{k}": v for k, v in saturation().items()}
       self._hold(step, values)
       return step
@@ -188,7 +192,7 @@ class _Recorder:
   def _layers(self) -> dict[str, list[int]]:
     """Positions of each layer's variables, by the layer's path."""
     layers: dict[str, list[int]] = {}
-    for i, variable in enumerate(self._optimizer.trainable_variables):
+    for i, variable in enumerate(self._optimizer.model_variables):
       layers.setdefault(os.path.dirname(variable.path) or variable.path, []).append(i)
     return layers
 

@@ -8,7 +8,8 @@ import base64
 import copy
 import json
 import os
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -19,13 +20,7 @@ from l2l_tf import cards, export
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.optimizers import Optimizer
 
-# Called within a step with the model's variables before it, their gradients, their
-# updates, and a function that returns the optimizer's diagnostics.
-Observer = Callable[
-  [list[tf.Tensor], list[tf.Tensor], list[tf.Tensor], Callable[[], dict]], None
-]
-
-_STATE_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16 has too few exponents
 
 
 @keras.saving.register_keras_serializable("l2l_tf")
@@ -49,7 +44,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   take 2 * 2 * 20 floats, 320 bytes a parameter, where Adam takes 8. On top, a step
   needs copies of the gradients and what one block needs.
 
-  A variable without a gradient stays where it is; the optimizer reads a zero there.
+  A variable without a gradient stays where it is, and so does its state; but an
+  optimizer that is not coordinate-wise reads a zero there.
+
+  A process that loads such a model imports `l2l_tf.keras` first, so that Keras knows
+  the class.
   """
 
   def __init__(
@@ -72,11 +71,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         tune: the optimizer has learned how far to go. 0.5 halves every step.
       nonfinite_gradients: what to do where a gradient has a NaN or an infinity;
         "raise" an error that names the variable, or "skip" the step, which
-        `skipped_steps` counts. Either way neither model nor state change. A step
-        that XLA compiled (`compile(jit_compile=True)`) cannot raise, and is skipped.
+        `skipped_steps` counts. Either way neither model nor state change. What XLA
+        compiled cannot raise, and skips: with `compile(jit_compile=True)`, and by
+        default on a GPU. `Diagnostics` has the count in the logs of `fit`.
       block_size: coordinates that one call moves, at most, which bounds a step's
         temporary memory; None for all at once. For optimizers that treat each
-        coordinate by itself; others see whole tensors.
+        coordinate by itself; others see whole tensors. XLA compiles every block by
+        itself and keeps a copy of the state: with `jit_compile=True` give a model of
+        many millions of parameters larger ones, such as 1 << 18.
       state_dtype: "bfloat16" halves the state's memory, at some loss of precision;
         by default the state has the optimizer's own type.
       name: of the optimizer.
@@ -97,7 +99,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     self._block_size = block_size
     self._state_dtype = state_dtype
     self._pending: dict[str, np.ndarray] | None = None  # loaded before it was built
-    self._observer: Observer | None = None
+    self._observers: weakref.WeakSet = weakref.WeakSet()
 
   @property
   def optimizer(self) -> Optimizer:
@@ -110,13 +112,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     return int(self._skipped.numpy()) if self.built else 0
 
   @property
-  def trainable_variables(self) -> list[keras.Variable]:
+  def model_variables(self) -> list[keras.Variable]:
     """The model's variables that it was built for, in its order."""
     return list(self._trainable_variables)
 
-  def observe(self, observer: Observer | None) -> None:
-    """Has `observer` called in every step that is traced from now on; None ends it."""
-    self._observer = observer
+  @property
+  def observers(self) -> weakref.WeakSet:
+    """Those called in every step that is traced from now on; not kept alive here."""
+    return self._observers
 
   def build(self, variables: Sequence[keras.Variable]) -> None:
     """Makes the state for `variables`, once.
@@ -128,7 +131,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     if self.built:
       self._check_variables_are_known(variables)
       return
+    if not variables:  # Keras builds for those of a frozen model.
+      return
     _check_variables(variables)
+    num_own = len(self.variables)
     super().build(variables)
     specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
     self._blocks = Blocks(self._optimizer, specs, self._block_size, self._state_dtype)
@@ -141,7 +147,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       ]
       if self._pending is not None:
         pending, self._pending = self._pending, None
-        self.load_own_variables(pending)
+        pending |= {str(i): v.numpy() for i, v in enumerate(self.variables[:num_own])}
+        self._load(pending, self.variables, whole=True)
 
   def get_config(self) -> dict[str, Any]:
     """Returns what `from_config` takes, the learned weights among it."""
@@ -159,27 +166,34 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
   def save_own_variables(self, store) -> None:
     """Writes state and learned weights, and of what variables the state is."""
+    if self._pending is not None:  # What the own variables would be without.
+      for key, array in self._pending.items():
+        store[key] = array
+      return
     super().save_own_variables(store)
     for i, weight in enumerate(self._optimizer.variables):
       store[f"weight_{i}"] = weight.numpy()
     store["shapes"] = self._shapes()
 
   def load_own_variables(self, store) -> None:
-    """Reads what `save_own_variables` wrote.
+    """Reads what `save_own_variables` wrote; before `build`, the state waits for it.
 
     Raises:
       ValueError: if it is the state of another optimizer, or for another model.
     """
     loaded = {key: np.asarray(store[key]) for key in sorted(store.keys())}
-    self._check_kind(loaded)
-    if not self.built:
-      self._pending = loaded
+    if not loaded:  # Saved without an optimizer.
       return
-    self._check_shapes(loaded)
-    for i, variable in enumerate(self.variables):
-      variable.assign(loaded[str(i)])
-    for i, weight in enumerate(self._optimizer.variables):
-      weight.assign(loaded[f"weight_{i}"])
+    self._check_kind(loaded)
+    is_unused = loaded["shapes"].tobytes() == b"[]"  # saved before its first step
+    whole = self.built and not is_unused
+    num_own = 1 + isinstance(self._learning_rate, keras.Variable)
+    self._load(loaded, self.variables if whole else self.variables[:num_own], whole)
+    if not self.built and not is_unused:
+      self._pending = loaded
+
+  def _apply_weight_decay(self, variables) -> None:
+    """Leaves it to `_move`, which knows whether the gradients are finite."""
 
   def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
     # Keras calls `update_step` for each variable. Here one call moves all of them,
@@ -188,7 +202,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     indices = [self._get_variable_index(v) for v in variables]
     distribution.extended.update(
       variables[0],
-      self._move,
+      lambda first, *args: self._move(*args),
       args=(
         [v.value for v in self._trainable_variables],
         dict(zip(indices, grads)),
@@ -199,19 +213,34 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       group=False,
     )
 
-  def _move(self, unused_first, variables, grads, states, skipped, learning_rate):
+  def _move(self, variables, grads, states, skipped, learning_rate) -> None:
+    """Moves those of `variables` that have an entry, by index, in `grads`."""
     grads = {i: self._checked(i, tf.convert_to_tensor(g)) for i, g in grads.items()}
-    every = [grads.get(i, tf.zeros_like(v)) for i, v in enumerate(variables)]
-    params = [tf.convert_to_tensor(v) for v in variables]
-    held = [[tf.convert_to_tensor(v) for v in state] for state in states]
-    updates, is_finite = self._blocks.step(every, states, params)
-    updates = [tf.cast(learning_rate, u.dtype) * u for u in updates]
+    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in grads.values()]
+    is_finite = tf.reduce_all(finite)
     skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
+    self._decay([variables[i] for i in grads], learning_rate, is_finite)
+    every = [grads.get(i) for i in range(len(variables))]
+    params = [tf.convert_to_tensor(v) for v in variables]
+    held = None
+    if self._observers:
+      held = [[tf.convert_to_tensor(v) for v in state] for state in states]
+    updates = self._blocks.step(every, states, params, is_finite)
+    updates = [tf.cast(learning_rate, u.dtype) * u for u in updates]
     for i in grads:
       variables[i].assign_add(updates[i])
-    if self._observer is not None:
+    if held is not None:
       diagnose = lambda: self._blocks.diagnostics(every, held)
-      self._observer(params, every, updates, diagnose)
+      for observer in self._observers:
+        observer(params, every, updates, diagnose)
+
+  def _decay(self, variables, learning_rate, is_finite) -> None:
+    if self.weight_decay is None:
+      return
+    for v in variables:
+      if self._use_weight_decay(v):
+        factor = tf.cast(learning_rate, v.dtype) * tf.cast(self.weight_decay, v.dtype)
+        v.assign_sub(v * factor * tf.cast(is_finite, v.dtype))
 
   def _checked(self, index: int, grad: tf.Tensor) -> tf.Tensor:
     if self._nonfinite_gradients == "skip":
@@ -228,6 +257,27 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     dtype = keras.backend.standardize_dtype(value.dtype)
     return self.add_variable(tuple(value.shape), initializer, dtype, name=name)
 
+  def _load(
+    self, loaded: dict[str, np.ndarray], variables: list[keras.Variable], whole: bool
+  ) -> None:
+    """Assigns the first variables, and the weights; `whole` if nothing is left over."""
+    if whole:
+      self._check_model(loaded)
+    targets = {str(i): v for i, v in enumerate(variables)}
+    for i, weight in enumerate(self._optimizer.variables):
+      targets[f"weight_{i}"] = weight
+    expected = {key: tuple(v.shape) for key, v in targets.items()}
+    arrays = {k: x for k, x in loaded.items() if k in expected or whole}
+    found = {key: array.shape for key, array in arrays.items() if key != "shapes"}
+    if found != expected:
+      raise ValueError(
+        f"{self.name!r} was given the state of an optimizer with other layers,"
+        f" block_size or options ({len(found)} arrays for {len(expected)}); construct"
+        " it with the arguments with which it was saved."
+      )
+    for key, target in targets.items():
+      target.assign(loaded[key])
+
   def _shapes(self) -> np.ndarray:
     """The shapes of the model's variables as an array, which any store can hold."""
     shapes = [list(v.shape) for v in self._trainable_variables]
@@ -241,22 +291,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         " saved with, or load the weights before compile."
       )
 
-  def _check_shapes(self, loaded: dict[str, np.ndarray]) -> None:
+  def _check_model(self, loaded: dict[str, np.ndarray]) -> None:
     own, given = self._shapes().tobytes(), loaded["shapes"].tobytes()
     if own != given:
       raise ValueError(
         f"{self.name!r} was given the state of a model whose variables have shapes"
         f" {given.decode()}; those of this model have {own.decode()}."
-      )
-    expected = {str(i): v.shape for i, v in enumerate(self.variables)}
-    for i, weight in enumerate(self._optimizer.variables):
-      expected[f"weight_{i}"] = tuple(weight.shape)
-    found = {key: array.shape for key, array in loaded.items() if key != "shapes"}
-    if found != expected:
-      raise ValueError(
-        f"{self.name!r} was given the state of an optimizer with other layers,"
-        f" block_size or options ({len(found)} arrays for {len(expected)}); construct"
-        " it with the arguments with which it was saved."
       )
 
   def _check_variables_are_known(self, variables):
@@ -299,11 +339,6 @@ def _check_arguments(nonfinite_gradients: Any, block_size: Any, state_dtype: Any
 
 
 def _check_variables(variables: Sequence[keras.Variable]) -> None:
-  if not variables:
-    raise ValueError(
-      "LearnedOptimizer was built without variables; the model needs at least one that"
-      " is trainable."
-    )
   for v in variables:
     if not tf.as_dtype(v.dtype).is_floating:
       raise ValueError(

@@ -30,6 +30,7 @@ class Optimizer(snt.Module, abc.ABC):
 
   # Whether, on top of the first, a coordinate's update depends on its own gradients
   # alone, whatever tensor holds it. Then tasks can share one call, or be kept apart.
+  # Parts of its state that are no scalars have the coordinates along their last axis.
   is_coordinatewise = False
 
   @property
