@@ -86,8 +86,8 @@ def print_header(case: str, rounds: int, threads: int, others: Sequence[Any]) ->
 
 def report(turn: str, first: dict[str, float], times: dict[str, np.ndarray]) -> None:
   """Prints the times of a `turn`, such as "epoch", and their ratios to l2l_tf's."""
-  width = max(map(len, times)) + 2
-  print(f"{'':{width}}{'first ' + turn:>14}{'median ' + turn:>14}")
+  width = max(map(len, [turn, *times])) + 2
+  print(f"{turn:{width}}{'first':>14}{'median':>14}")
   for name, seconds in times.items():
     median = np.median(seconds) * 1e3
     print(f"{name:{width}}{first[name]:12.2f} s{median:11.1f} ms")
