@@ -35,10 +35,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
   Keras's options work as with any optimizer. Some of them change the gradients that
   the optimizer meets, or what its updates do, from what it was trained on, and may
-  make it worse: `clipnorm`, `global_clipnorm` and `clipvalue` (smaller gradients),
+  make it worse: `clipnorm`, `global_clipnorm` and `clipvalue` (smaller gradients; the
+  last makes infinite ones finite),
   `gradient_accumulation_steps` (less noise), `weight_decay` (a move of the weights
-  that it did not make; times `learning_rate`, so that 1.0 times what one gives Adam
-  is far too much).
+  that it did not make). As in Keras the decay is times `learning_rate`, which is 1.0
+  here: what one gives Adam is a thousand times too much.
 
   Memory: the state is kept for every parameter of the model; two layers of 20 units
   take 2 * 2 * 20 floats, 320 bytes a parameter, where Adam takes 8. On top, a step
