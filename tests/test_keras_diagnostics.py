@@ -50,9 +50,12 @@ def test_records_equal_a_derivation_in_numpy(block_size):
       batch = slice(16 * step, 16 * step + 16)
       loss = tf.reduce_mean(tf.square(other(X[batch]) - Y[batch]))
     grads = tape.gradient(loss, params)
-    for gate, value in optimizer.diagnostics(grads, state).items():
-      if block_size is None:  # Padding counts, elsewhere.
-        assert values[f"saturation/{gate}"] == pytest.approx(float(value), abs=1e-5)
+    for layer, variables, begin, end in [("hidden", 0, 0, 30), ("out", 2, 30, 37)]:
+      own = tf.nest.map_structure(lambda x, b=begin, e=end: x[:, b:e], state)
+      gates = optimizer.diagnostics(grads[variables : variables + 2], own)
+      for gate, value in gates.items():
+        found = values[f"saturation/net/{layer}/{gate}"]
+        assert found == pytest.approx(float(value), abs=1e-5)
     updates, state = optimizer(grads, state)
     flat = lambda x: [
       np.concatenate([np.ravel(t) for t in x[i : i + 2]]) for i in (0, 2)

@@ -7,7 +7,7 @@ temporary memory is that of one block. Any other optimizer sees all tensors as t
 are, in one call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -83,12 +83,39 @@ class Blocks:
     )
 
   def diagnostics(
-    self, grads: Sequence[tf.Tensor | None], states: Sequence[Sequence[tf.Tensor]]
+    self,
+    grads: Sequence[tf.Tensor | None],
+    states: Sequence[Sequence[tf.Tensor]],
+    groups: Mapping[str, Sequence[int]],
   ) -> dict[str, tf.Tensor]:
-    """Returns the means over the blocks of the optimizer's diagnostics."""
-    blocks = zip(self._split(self._filled(grads)), states, strict=True)
-    found = [self._optimizer.diagnostics(g, self._unpack(state)) for g, state in blocks]
-    return {name: tf.add_n([d[name] for d in found]) / len(found) for name in found[0]}
+    """Returns the optimizer's diagnostics, of every group if it is coordinate-wise.
+
+    Args:
+      grads: as in `step`.
+      states: the values of each block's state.
+      groups: positions of variables, by the group's name.
+
+    Returns:
+      Scalars by "<group>/<name>", or by "<name>" of all variables together.
+    """
+    grads = self._filled(grads)
+    if not self._optimizer.is_coordinatewise:
+      return self._optimizer.diagnostics(grads, self._unpack(states[0]))
+    leaves = [self._per_variable(blocks) for blocks in zip(*states)]
+    found = {}
+    for group, indices in groups.items():
+      flat = _flat([grads[i] for i in indices], self._dtype)
+      state = [_together([leaf[i] for i in indices]) for leaf in leaves]
+      values = self._optimizer.diagnostics([flat], self._unpack(state))
+      found |= {f"{group}/{name}": value for name, value in values.items()}
+    return found
+
+  def _per_variable(self, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Cuts one part of the state, given by block, into those of the variables."""
+    if not blocks[0].shape.rank:
+      return [blocks[0]] * len(self._sizes)
+    whole = tf.concat(blocks, axis=-1)
+    return tf.split(whole, [*self._sizes, self._padding], axis=-1)[:-1]
 
   def _advance_all(self, grads, states, params) -> list[tf.Tensor]:
     needs_params = not self._optimizer.reads_gradients_alone
@@ -138,8 +165,7 @@ class Blocks:
   def _split(self, tensors: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
     if not self._optimizer.is_coordinatewise:
       return [list(tensors)]
-    flat = [tf.cast(tf.reshape(x, [-1]), self._dtype) for x in tensors]
-    flat = tf.concat([*flat, tf.zeros([self._padding], self._dtype)], axis=0)
+    flat = _flat([*tensors, tf.zeros([self._padding], self._dtype)], self._dtype)
     return [[block] for block in tf.split(flat, self._count)]
 
   def _join(self, blocks: list[list[tf.Tensor]]) -> list[tf.Tensor]:
@@ -151,3 +177,12 @@ class Blocks:
       tf.cast(tf.reshape(x, spec.shape), spec.dtype)
       for x, spec in zip(parts, self._specs)
     ]
+
+
+def _flat(tensors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+  """All entries as one vector."""
+  return tf.concat([tf.cast(tf.reshape(x, [-1]), dtype) for x in tensors], axis=0)
+
+
+def _together(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+  return tf.concat(parts, axis=-1) if parts[0].shape.rank else parts[0]

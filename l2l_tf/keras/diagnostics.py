@@ -30,11 +30,12 @@ class Diagnostics(keras.callbacks.Callback):
   - relative_update: root mean square of u over that of theta;
   - cosine: of the angle between u and -g; 1 is steepest descent, below 0 is uphill;
   - effective_learning_rate: -<u, g> / <g, g>, the rate of the step of plain gradient
-    descent that is nearest to u.
+    descent that is nearest to u;
+  - saturation: the fraction of the LSTM's gates within 0.05 of 0 or 1, for each kind of
+    gate (of all layers together, if the optimizer is not coordinate-wise).
 
-  And once: saturation/<gate>, the fraction of the LSTM's gates within 0.05 of 0 or 1,
-  and skipped_steps, those whose gradient was not finite, also in the logs of `fit`.
-  A step that records costs about twice as much as another.
+  And once: skipped_steps, those whose gradient was not finite, also in the logs of
+  `fit`. A step that records costs about twice as much as another.
   """
 
   def __init__(
@@ -167,15 +168,16 @@ class _Recorder:
     params: Sequence[tf.Tensor],
     grads: Sequence[tf.Tensor | None],
     updates: Sequence[tf.Tensor],
-    saturation: Callable[[], Mapping[str, tf.Tensor]],
+    diagnose: Callable[[dict[str, list[int]]], Mapping[str, tf.Tensor]],
   ) -> None:
     """Records the step if it is one in `period`, called by the optimizer within it."""
     step = tf.cast(self._optimizer.iterations, tf.int64)
 
     def record():
       filled = [tf.zeros_like(p) if g is None else g for g, p in zip(grads, params)]
-      values = _per_layer(self._layers(), params, filled, updates)
-      values |= {f"saturation/{k}": v for k, v in saturation().items()}
+      layers = self._layers()
+      values = _per_layer(layers, params, filled, updates)
+      values |= {f"saturation/{k}": v for k, v in diagnose(layers).items()}
       self._hold(step, values)
       return step
 

@@ -231,7 +231,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     for i in grads:
       variables[i].assign_add(updates[i])
     if held is not None:
-      diagnose = lambda: self._blocks.diagnostics(every, held)
+      diagnose = lambda groups: self._blocks.diagnostics(every, held, groups)
       for observer in self._observers:
         observer(params, every, updates, diagnose)
 
