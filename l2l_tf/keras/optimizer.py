@@ -135,6 +135,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     if not variables:  # Keras builds for those of a frozen model.
       return
     _check_variables(variables)
+    if self._pending is not None:
+      self._check_model(self._pending, variables)
     num_own = len(self.variables)
     super().build(variables)
     specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
@@ -174,7 +176,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     super().save_own_variables(store)
     for i, weight in enumerate(self._optimizer.variables):
       store[f"weight_{i}"] = weight.numpy()
-    store["shapes"] = self._shapes()
+    store["shapes"] = _shapes(self._trainable_variables)
 
   def load_own_variables(self, store) -> None:
     """Reads what `save_own_variables` wrote; before `build`, the state waits for it.
@@ -263,7 +265,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   ) -> None:
     """Assigns the first variables, and the weights; `whole` if nothing is left over."""
     if whole:
-      self._check_model(loaded)
+      self._check_model(loaded, self._trainable_variables)
     targets = {str(i): v for i, v in enumerate(variables)}
     for i, weight in enumerate(self._optimizer.variables):
       targets[f"weight_{i}"] = weight
@@ -279,11 +281,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     for key, target in targets.items():
       target.assign(loaded[key])
 
-  def _shapes(self) -> np.ndarray:
-    """The shapes of the model's variables as an array, which any store can hold."""
-    shapes = [list(v.shape) for v in self._trainable_variables]
-    return np.frombuffer(json.dumps(shapes).encode(), np.uint8)
-
   def _check_kind(self, loaded: dict[str, np.ndarray]) -> None:
     if "shapes" not in loaded:
       raise ValueError(
@@ -292,8 +289,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         " saved with, or load the weights before compile."
       )
 
-  def _check_model(self, loaded: dict[str, np.ndarray]) -> None:
-    own, given = self._shapes().tobytes(), loaded["shapes"].tobytes()
+  def _check_model(
+    self, loaded: dict[str, np.ndarray], variables: Sequence[keras.Variable]
+  ) -> None:
+    own, given = _shapes(variables).tobytes(), loaded["shapes"].tobytes()
     if own != given:
       raise ValueError(
         f"{self.name!r} was given the state of a model whose variables have shapes"
@@ -308,6 +307,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         f"{self.name!r} was built for another model and does not know"
         f" {', '.join(unknown[:5])}; give every model a LearnedOptimizer of its own."
       )
+
+
+def _shapes(variables: Sequence[keras.Variable]) -> np.ndarray:
+  """The variables' shapes as an array, which any store can hold."""
+  shapes = [list(v.shape) for v in variables]
+  return np.frombuffer(json.dumps(shapes).encode(), np.uint8)
 
 
 def _private_copy(optimizer: Any) -> Optimizer:
