@@ -300,6 +300,22 @@ def test_a_variable_without_gradient_stays(block_size):
   np.testing.assert_array_equal(used, [0.5, 1.5])
 
 
+def test_a_fitted_model_with_a_variable_that_the_loss_ignores():
+  class Idle(keras.layers.Layer):
+    def build(self, shape):
+      self.idle = self.add_weight(shape=(3,), initializer="ones", name="idle")
+
+    def call(self, x):
+      return x
+
+  keras.utils.set_random_seed(0)
+  model = keras.Sequential([keras.Input([4]), Idle(), keras.layers.Dense(1)])
+  with pytest.warns(UserWarning, match="Gradients do not exist"):
+    losses = fit(model, LearnedOptimizer(Adam(0.05)), 3)
+  np.testing.assert_array_equal(model.layers[0].idle, [1.0, 1.0, 1.0])
+  assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize("block_size", [None, 2])
 def test_alternating_gradients_are_as_in_keras_adam(block_size):
   ends = []
