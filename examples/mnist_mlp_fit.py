@@ -17,6 +17,9 @@ import l2l_tf
 _OPTIMIZER = flags.DEFINE_string(
   "optimizer", "general", "A pretrained optimizer, the path of an export, or adam, ..."
 )
+_RATE = flags.DEFINE_float(
+  "learning_rate", 1.0, "Factor on a learned optimizer's updates; 0.1 suits wide nets."
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 5, "Passes over the data.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps_per_epoch", None, "By default, all of the data.")
 _LOGDIR = flags.DEFINE_string("logdir", None, "Where TensorBoard's logs go, if given.")
@@ -66,7 +69,7 @@ def _optimizer(name: str):
   try:
     return keras.optimizers.get(name)
   except ValueError:
-    return l2l_tf.keras.LearnedOptimizer(name)
+    return l2l_tf.keras.LearnedOptimizer(name, _RATE.value)
 
 
 if __name__ == "__main__":
