@@ -20,6 +20,13 @@ _HISTORIES = {
 _WIDTHS = [3.6, 2.4, 1.2]  # Equal curves do not hide each other.
 
 
+def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
+  """Writes a picture in place of an older one, only once all of it is written."""
+  temporary = path.with_name(f".{path.name}")
+  figure.savefig(temporary)
+  temporary.replace(path)
+
+
 def learning_curves(
   curves_csv: str | os.PathLike[str],
   learned: set[str],

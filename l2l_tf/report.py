@@ -170,9 +170,9 @@ def plot(
   """
   _, curves_csv = write(curves, directory)
   learned = {name for name, c in curves.items() if c.learning_rate is None}
-  path, temporary = (curves_csv.with_name(n) for n in ("curves.png", ".curves.png"))
-  plots.learning_curves(curves_csv, learned, title).savefig(temporary)
-  return temporary.replace(path)
+  path = curves_csv.with_name("curves.png")
+  plots.save(plots.learning_curves(curves_csv, learned, title), path)
+  return path
 
 
 _ENDS = ("", "_low", "_high")

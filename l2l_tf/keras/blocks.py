@@ -104,7 +104,7 @@ class Blocks:
     leaves = [self._per_variable(blocks) for blocks in zip(*states)]
     found = {}
     for group, indices in groups.items():
-      flat = _flat([grads[i] for i in indices], self._dtype)
+      flat = flatten([grads[i] for i in indices], self._dtype)
       state = [_together([leaf[i] for i in indices]) for leaf in leaves]
       values = self._optimizer.diagnostics([flat], self._unpack(state))
       found |= {f"{group}/{name}": value for name, value in values.items()}
@@ -165,7 +165,7 @@ class Blocks:
   def _split(self, tensors: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
     if not self._optimizer.is_coordinatewise:
       return [list(tensors)]
-    flat = _flat([*tensors, tf.zeros([self._padding], self._dtype)], self._dtype)
+    flat = flatten([*tensors, tf.zeros([self._padding], self._dtype)], self._dtype)
     return [[block] for block in tf.split(flat, self._count)]
 
   def _join(self, blocks: list[list[tf.Tensor]]) -> list[tf.Tensor]:
@@ -179,7 +179,7 @@ class Blocks:
     ]
 
 
-def _flat(tensors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+def flatten(tensors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
   """All entries as one vector."""
   return tf.concat([tf.cast(tf.reshape(x, [-1]), dtype) for x in tensors], axis=0)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from l2l_tf.keras.blocks import flatten
 from l2l_tf.keras.optimizer import LearnedOptimizer
 
 # Findings, on medians over the last half of what was recorded.
@@ -202,7 +203,10 @@ class _Recorder:
 def _per_layer(layers, params, grads, updates) -> dict[str, tf.Tensor]:
   values = {}
   for name, indices in layers.items():
-    theta, g, u = (_flat(x, indices) for x in (params, grads, updates))
+    theta, g, u = (
+      flatten([tensors[i] for i in indices], tf.float32)
+      for tensors in (params, grads, updates)
+    )
     downhill = -tf.reduce_sum(u * g)
     values[f"gradient_size/{name}"] = _root_mean_square(g)
     values[f"update_size/{name}"] = _root_mean_square(u)
@@ -214,11 +218,6 @@ def _per_layer(layers, params, grads, updates) -> dict[str, tf.Tensor]:
       downhill, tf.reduce_sum(tf.square(g))
     )
   return values
-
-
-def _flat(tensors: Sequence[tf.Tensor], indices: Sequence[int]) -> tf.Tensor:
-  parts = [tf.cast(tf.reshape(tensors[i], [-1]), tf.float32) for i in indices]
-  return tf.concat(parts, axis=0)
 
 
 def _root_mean_square(x: tf.Tensor) -> tf.Tensor:

@@ -48,10 +48,9 @@ def diagnose_one(
   csv_files = diagnose_lib.write(response, runs, path)
   checkpoint.write_text(path / "findings.txt", found + "\n")
   if values["plot"]:
-    figure, temporary = plots.diagnosis(*csv_files, title), path / ".diagnosis.png"
+    figure = plots.diagnosis(*csv_files, title)
     with checkpoint.writing(path / "diagnosis.png"):
-      figure.savefig(temporary)
-      temporary.replace(path / "diagnosis.png")
+      plots.save(figure, path / "diagnosis.png")
 
 
 def as_text(found: Sequence[Finding]) -> str:

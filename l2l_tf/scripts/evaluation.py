@@ -91,8 +91,6 @@ def write_results(
     board.trajectory(name.replace("/", "_"), c.losses.mean(axis=0))
   if title is not None:
     figure = plots.learning_curves(curves_csv, learned, title)
-    temporary = path / ".curves.png"
-    figure.savefig(temporary)
-    temporary.replace(path / "curves.png")
+    plots.save(figure, path / "curves.png")
     board.figure("learning curves", figure)
   board.close()
