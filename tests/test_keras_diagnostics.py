@@ -150,6 +150,21 @@ def test_skipped_steps_are_in_the_logs_and_in_the_findings():
   assert any(s.startswith("3 steps were skipped") for s in diagnostics.findings())
 
 
+def test_a_skipped_step_that_xla_could_not_raise_is_raised_after_its_batch():
+  y = np.where(np.arange(64)[:, None] == 20, np.nan, Y)
+  network = model()
+  network.compile(LearnedOptimizer(lstm()), "mse", jit_compile=True)
+  with pytest.raises(tf.errors.InvalidArgumentError, match="Skipped 1 of the steps"):
+    network.fit(X, y, 16, 3, shuffle=False, verbose=0, callbacks=[Diagnostics()])
+  assert network.optimizer.iterations == 2
+
+
+def test_findings_where_no_gradient_was_ever_finite():
+  optimizer = LearnedOptimizer(lstm(), nonfinite_gradients="skip")
+  found = findings(optimizer, y=np.full_like(Y, np.nan))
+  assert found.startswith("4 steps were skipped, as a gradient was not finite")
+
+
 def findings(optimizer, network=None, **kwargs):
   diagnostics = Diagnostics(period=1, verbose=False)
   fit(network or model(), optimizer, 1, callbacks=[diagnostics], **kwargs)

@@ -1,5 +1,7 @@
 """A learned optimizer in Keras, on really fitted models."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -463,6 +465,23 @@ def test_saved_weights_go_on_exactly_also_before_the_first_step(tmp_path):
     assert ten_losses(other) == expected
 
 
+def test_a_waiting_state_that_does_not_fit_is_never_lost(tmp_path):
+  model = sequential()
+  fit(model, LearnedOptimizer(lstm(), block_size=16), 1)
+  model.save_weights(tmp_path / "m.weights.h5")
+  model.compile(LearnedOptimizer(lstm(), block_size=8), loss="mse")
+  model.load_weights(tmp_path / "m.weights.h5")
+  for _ in range(2):  # It does not begin from nothing when tried again.
+    with pytest.raises(ValueError, match="layers, block_size or options"):
+      model.optimizer.build(model.trainable_variables)
+  model.save_weights(tmp_path / "again.weights.h5")
+  model.compile(LearnedOptimizer(lstm(), block_size=16), loss="mse")
+  model.load_weights(tmp_path / "again.weights.h5")
+  expected = ten_losses(model)
+  model.load_weights(tmp_path / "m.weights.h5")
+  assert ten_losses(model) == expected
+
+
 @pytest.mark.parametrize("is_built", [True, False])
 def test_models_saved_before_their_first_step(tmp_path, is_built):
   saved, model = sequential(), sequential(seed=1)
@@ -642,6 +661,31 @@ def test_half_of_a_state_is_enough_for_small_gradients():
   assert moved[1] == pytest.approx(moved[0], rel=0.1)
 
 
+def xla_temporaries(num_units, directory):
+  """Bytes beside state and parameters in a step compiled by XLA, by its own count."""
+  code = f"""
+import tensorflow as tf, keras
+from l2l_tf.keras import LearnedOptimizer
+from l2l_tf.optimizers import CoordinatewiseLSTM
+model = keras.Sequential([keras.Input([8]), keras.layers.Dense({num_units})])
+optimizer = LearnedOptimizer(CoordinatewiseLSTM((20, 20)), block_size=1024)
+model.compile(optimizer, "mse", jit_compile=True)
+model.train_on_batch(tf.ones([2, 8]), tf.ones([2, {num_units}]))
+"""
+  flags = f"--xla_dump_to={directory} --xla_dump_hlo_as_text"
+  environment = os.environ | {"XLA_FLAGS": flags}
+  subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+  counts = directory.glob("*one_step_on_data*buffer-assignment.txt")
+  (text,) = [path.read_text() for path in counts]
+  return int(re.search(r"allocation \d+: size (\d+), preallocated-temp", text)[1])
+
+
+def test_temporaries_do_not_grow_with_the_model_under_xla(tmp_path):
+  small, large = (xla_temporaries(n, tmp_path / str(n)) for n in (456, 1820))
+  state = 320 * 9 * 1820
+  assert large < 1.5 * small < state / 8  # blocks: 5, then 16
+
+
 # Bad input
 
 
@@ -687,6 +731,27 @@ def test_gradients_that_are_not_finite_raise_and_change_nothing():
   np.testing.assert_array_equal(weights(model), before)
   for x, v in zip(state, optimizer.variables[1:]):
     np.testing.assert_array_equal(x, v)
+
+
+NOT_FINITE = np.where(np.arange(64)[:, None] == 40, np.nan, Y)  # in one batch of 4
+
+
+def test_a_fit_compiled_by_xla_raises_for_skipped_steps_when_it_ends():
+  model = sequential()
+  with pytest.raises(tf.errors.InvalidArgumentError, match="Skipped 2 of the steps"):
+    fit(model, LearnedOptimizer(lstm()), 2, {"jit_compile": True}, y=NOT_FINITE)
+  assert np.all(np.isfinite(weights(model)))
+  model.fit(X, Y, verbose=0)  # nothing new to tell
+
+
+def test_skipped_steps_of_a_saved_model_are_not_told_again(tmp_path):
+  model = sequential()
+  with pytest.raises(tf.errors.InvalidArgumentError, match="Skipped 1 of the steps"):
+    fit(model, LearnedOptimizer(lstm()), 1, {"jit_compile": True}, y=NOT_FINITE)
+  model.save(tmp_path / "m.keras")
+  loaded = keras.models.load_model(tmp_path / "m.keras")
+  loaded.fit(X, Y, verbose=0)
+  assert loaded.optimizer.skipped_steps == 1
 
 
 def test_a_path_that_does_not_exist_and_a_file_that_is_no_export(tmp_path):

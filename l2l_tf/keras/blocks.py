@@ -7,7 +7,7 @@ temporary memory is that of one block. Any other optimizer sees all tensors as t
 are, in one call.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -51,11 +51,12 @@ class Blocks:
       self._advance_block, jit_compile=optimizer.jit_compile, autograph=False
     )
 
-  def initial_states(self, params: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
-    """Returns each block's initial state, flat, in the types in which it is kept."""
-    states = [self._optimizer.initial_state(block) for block in self._split(params)]
-    self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, states[0])
-    return [self._pack(state) for state in states]
+  def initial_states(self, params: Sequence[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
+    """Yields each block's initial state, flat, in the types in which it is kept."""
+    for block in self._split(params):
+      state = self._optimizer.initial_state(block)
+      self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, state)
+      yield self._pack(state)
 
   def step(
     self,
@@ -76,11 +77,17 @@ class Blocks:
     Returns:
       The update of every variable.
     """
-    return tf.cond(
-      condition,
-      lambda: self._advance_all(grads, states, params),
-      lambda: [tf.zeros(spec.shape, spec.dtype) for spec in self._specs],
-    )
+    needs_params = not self._optimizer.reads_gradients_alone
+    params = self._split(params) if needs_params else [None] * self._count
+    blocks = zip(self._split(self._filled(grads)), states, params, self._moving(grads))
+    updates = []
+    for grad, state, param, moving in blocks:
+      values = [tf.convert_to_tensor(variable) for variable in state]
+      update, values = self._advance(grad, values, param, moving, condition)
+      for variable, value in zip(state, values, strict=True):
+        variable.assign(value)
+      updates.append(update)
+    return self._join(updates)
 
   def diagnostics(
     self,
@@ -117,19 +124,6 @@ class Blocks:
     whole = tf.concat(blocks, axis=-1)
     return tf.split(whole, [*self._sizes, self._padding], axis=-1)[:-1]
 
-  def _advance_all(self, grads, states, params) -> list[tf.Tensor]:
-    needs_params = not self._optimizer.reads_gradients_alone
-    params = self._split(params) if needs_params else [None] * self._count
-    blocks = zip(self._split(self._filled(grads)), states, params, self._moving(grads))
-    updates = []
-    for grad, state, param, moving in blocks:
-      values = [tf.convert_to_tensor(variable) for variable in state]
-      update, values = self._advance(grad, values, param, moving)
-      for variable, value in zip(state, values, strict=True):
-        variable.assign(value)
-      updates.append(update)
-    return self._join(updates)
-
   def _filled(self, grads) -> list[tf.Tensor]:
     zeros = lambda spec: tf.zeros(spec.shape, spec.dtype)
     return [zeros(s) if g is None else g for g, s in zip(grads, self._specs)]
@@ -141,7 +135,16 @@ class Blocks:
     ones = [tf.fill(s.shape, float(g is not None)) for g, s in zip(grads, self._specs)]
     return [tf.cast(block, tf.bool) for (block,) in self._split(ones)]
 
-  def _advance_block(self, grads, packed, params, moving):
+  def _advance_block(self, grads, packed, params, moving, condition):
+    # Under a condition of its own: XLA then finishes a block before it begins the next
+    # and moves the state in place. Otherwise it holds all blocks' temporaries at once.
+    return tf.cond(
+      condition,
+      lambda: self._advanced(grads, packed, params, moving),
+      lambda: ([tf.zeros_like(g) for g in grads], packed),
+    )
+
+  def _advanced(self, grads, packed, params, moving):
     updates, state = self._optimizer(grads, self._unpack(packed), params=params)
     next_packed = self._pack(state)
     if moving is not None:  # A state has its coordinates along the last axis.

@@ -79,6 +79,7 @@ class Diagnostics(keras.callbacks.Callback):
     )
 
   def on_train_batch_end(self, batch, logs=None):
+    self._optimizer.check_gradients()
     record = self._recorder.after(self._records[-1][0] if self._records else -1)
     if record is None:
       return
@@ -106,11 +107,12 @@ class Diagnostics(keras.callbacks.Callback):
 
   def findings(self) -> list[str]:
     """Says in sentences what stands out, or that nothing does."""
+    if not self._records:
+      return ["Nothing was recorded; train for more steps than `period`."]
     late = [values for _, values in self._records[len(self._records) // 2 :]]
     late = [values for values in late if all(map(math.isfinite, values.values()))]
-    if not late:
-      return ["Nothing was recorded; train for more steps than `period`."]
-    medians = {k: statistics.median(values[k] for values in late) for k in late[-1]}
+    names = late[0] if late else ()
+    medians = {k: statistics.median(values[k] for values in late) for k in names}
     found = [
       sentence
       for name, value in medians.items()

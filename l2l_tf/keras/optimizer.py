@@ -20,6 +20,10 @@ from l2l_tf import cards, export
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.optimizers import Optimizer
 
+_REMEDY = (
+  "lower the loss's scale, look for a NaN in the data, or give"
+  " LearnedOptimizer(nonfinite_gradients='skip')"
+)
 _STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16 has too few exponents
 
 
@@ -73,14 +77,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         on nets much wider than those that it was trained on.
       nonfinite_gradients: what to do where a gradient has a NaN or an infinity;
         "raise" an error that names the variable, or "skip" the step, which
-        `skipped_steps` counts. Either way neither model nor state change. What XLA
-        compiled cannot raise, and skips: with `compile(jit_compile=True)`, and by
-        default on a GPU. `Diagnostics` has the count in the logs of `fit`.
+        `skipped_steps` counts, and `Diagnostics` in the logs of `fit`. Either way
+        neither model nor state change. Within what XLA compiled (with
+        `compile(jit_compile=True)`, and by default on a GPU) nothing can be raised:
+        there the step is skipped, and `check_gradients` raises, which `fit` calls
+        when it ends, and `Diagnostics` after every batch.
       block_size: coordinates that one call moves, at most, which bounds a step's
         temporary memory; None for all at once. For optimizers that treat each
         coordinate by itself; others see whole tensors. XLA compiles every block by
-        itself and keeps a copy of the state: with `jit_compile=True` give a model of
-        many millions of parameters larger ones, such as 1 << 18.
+        itself: with `jit_compile=True` a model of many millions of parameters starts
+        sooner with larger ones, such as 1 << 18.
       state_dtype: "bfloat16" halves the state's memory, at some loss of precision;
         by default the state has the optimizer's own type.
       name: of the optimizer.
@@ -102,6 +108,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     self._state_dtype = state_dtype
     self._pending: dict[str, np.ndarray] | None = None  # loaded before it was built
     self._observers: weakref.WeakSet = weakref.WeakSet()
+    self._known_skips = 0  # of which `check_gradients` says nothing any more
 
   @property
   def optimizer(self) -> Optimizer:
@@ -150,9 +157,30 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         for i, state in enumerate(states)
       ]
       if self._pending is not None:
-        pending, self._pending = self._pending, None
-        pending |= {str(i): v.numpy() for i, v in enumerate(self.variables[:num_own])}
-        self._load(pending, self.variables, whole=True)
+        self.built = False  # until it has the state that waited
+        own = {str(i): v.numpy() for i, v in enumerate(self.variables[:num_own])}
+        self._load(self._pending | own, self.variables, whole=True)
+        self._pending, self.built = None, True
+
+  def check_gradients(self) -> None:
+    """Raises, where that is wished, for steps skipped since it was called last.
+
+    For training loops compiled by XLA, within which nothing can be raised.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if a gradient was not finite and
+        `nonfinite_gradients` is "raise".
+    """
+    new, self._known_skips = self.skipped_steps - self._known_skips, self.skipped_steps
+    if new and self._nonfinite_gradients == "raise":
+      skipped = f"{new} of the steps compiled by XLA"
+      message = f"Skipped {skipped}, as a gradient was not finite; {_REMEDY}."
+      raise tf.errors.InvalidArgumentError(None, None, message)
+
+  def finalize_variable_values(self, var_list) -> None:
+    """Ends a training, as Keras does, and raises what its steps could not."""
+    super().finalize_variable_values(var_list)
+    self.check_gradients()
 
   def get_config(self) -> dict[str, Any]:
     """Returns what `from_config` takes, the learned weights among it."""
@@ -252,12 +280,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     path = self._trainable_variables[index].path
     return tf.debugging.check_numerics(
       grad,
-      f"The gradient of {path!r} is not finite; lower the loss's scale, look for a NaN"
-      " in the data, or give LearnedOptimizer(nonfinite_gradients='skip')",
+      f"The gradient of {path!r} is not finite; {_REMEDY}",
     )
 
   def _add_state(self, name: str, value: tf.Tensor) -> keras.Variable:
-    initializer = lambda shape, dtype: tf.cast(value, dtype)
+    # A buffer of its own, for XLA moves in place only what no other variable shares.
+    initializer = lambda shape, dtype: np.array(value)
     dtype = keras.backend.standardize_dtype(value.dtype)
     return self.add_variable(tuple(value.shape), initializer, dtype, name=name)
 
@@ -281,6 +309,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       )
     for key, target in targets.items():
       target.assign(loaded[key])
+    if whole:
+      self._known_skips = int(self._skipped.numpy())
 
   def _check_kind(self, loaded: dict[str, np.ndarray]) -> None:
     if "shapes" not in loaded:
