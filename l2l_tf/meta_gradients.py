@@ -5,13 +5,14 @@ back-propagation through time over a window of the trajectory.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from l2l_tf import unroll as unroll_lib
-from l2l_tf.optimizers import Optimizer
+from l2l_tf.optimizers import Optimizer, blocks
 from l2l_tf.problems import Problem
 
 # A window length (scalar int32) -> the weight of each step's loss, [length].
@@ -88,7 +89,7 @@ class TruncatedBPTT:
     step, whole = optimizer, problem.jit_compile and optimizer.jit_compile
     if optimizer.jit_compile and not whole:
       step = tf.function(optimizer.__call__, jit_compile=True, autograph=False)
-    run = lambda task, carry, length: self.unroll(
+    run = lambda task, carry, length, step=step: self.unroll(
       problem,
       step,
       task,
@@ -97,6 +98,10 @@ class TruncatedBPTT:
       lambda c, updates: (c.loss, optimizer.record(c.grads), observe(c, updates)),
       unroll_lib.second_order,  # No tape is there to be stopped.
     )
+    if optimizer.is_coordinatewise:
+      blockwise = blocks.Blockwise(optimizer, step, carry.params, in_one_program=whole)
+      if blockwise.is_needed(carry.state):
+        run = functools.partial(_run_blockwise, run, blockwise)
     if whole:
       run = tf.function(run, jit_compile=True, autograph=False)
     end, (losses, later, observed) = run(task, carry, length)
@@ -144,3 +149,10 @@ class TruncatedBPTT:
       raise ValueError(error.replace("another length", f"{length} steps"))
     with tf.control_dependencies([tf.debugging.assert_equal(length, count, error)]):
       return tf.constant(self.weights, dtype)
+
+
+def _run_blockwise(run, blockwise, task, carry, length):
+  """Runs with the state cut into blocks, which the loop carries one by one."""
+  carry = carry._replace(state=blockwise.split(carry.state))
+  end, records = run(task, carry, length, blockwise)
+  return end._replace(state=blockwise.join(end.state)), records

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from l2l_tf.optimizers import Optimizer
+from l2l_tf.optimizers.blocks import Layout, flatten
 
 
 class Blocks:
@@ -37,13 +38,10 @@ class Blocks:
     """
     self._optimizer = optimizer
     self._specs = list(specs)
-    self._sizes = [spec.shape.num_elements() for spec in specs]
-    total = sum(self._sizes)
+    total = sum(spec.shape.num_elements() for spec in specs)
     is_cut = optimizer.is_coordinatewise and block_size and total
     self._count = -(-total // block_size) if is_cut else 1
-    self._width = -(-total // self._count)
-    self._padding = self._count * self._width - total
-    self._dtype = tf.float64 if tf.float64 in [s.dtype for s in specs] else tf.float32
+    self._layout = Layout(specs, self._count)
     self._state_dtype = state_dtype
     self._state_spec: Any = None  # of one block, as the optimizer makes it
     # Compiled once for all blocks, which are alike.
@@ -111,7 +109,7 @@ class Blocks:
     leaves = [self._per_variable(blocks) for blocks in zip(*states)]
     found = {}
     for group, indices in groups.items():
-      flat = flatten([grads[i] for i in indices], self._dtype)
+      flat = flatten([grads[i] for i in indices], self._layout.dtype)
       state = [_together([leaf[i] for i in indices]) for leaf in leaves]
       values = self._optimizer.diagnostics([flat], self._unpack(state))
       found |= {f"{group}/{name}": value for name, value in values.items()}
@@ -120,9 +118,8 @@ class Blocks:
   def _per_variable(self, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Cuts one part of the state, given by block, into those of the variables."""
     if not blocks[0].shape.rank:
-      return [blocks[0]] * len(self._sizes)
-    whole = tf.concat(blocks, axis=-1)
-    return tf.split(whole, [*self._sizes, self._padding], axis=-1)[:-1]
+      return [blocks[0]] * len(self._specs)
+    return self._layout.cut(tf.concat(blocks, axis=-1))
 
   def _filled(self, grads) -> list[tf.Tensor]:
     zeros = lambda spec: tf.zeros(spec.shape, spec.dtype)
@@ -168,23 +165,12 @@ class Blocks:
   def _split(self, tensors: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
     if not self._optimizer.is_coordinatewise:
       return [list(tensors)]
-    flat = flatten([*tensors, tf.zeros([self._padding], self._dtype)], self._dtype)
-    return [[block] for block in tf.split(flat, self._count)]
+    return [[block] for block in self._layout.split(tensors)]
 
   def _join(self, blocks: list[list[tf.Tensor]]) -> list[tf.Tensor]:
     if not self._optimizer.is_coordinatewise:
       return blocks[0]
-    flat = tf.concat([block for (block,) in blocks], axis=0)
-    parts = tf.split(flat, [*self._sizes, self._padding])
-    return [
-      tf.cast(tf.reshape(x, spec.shape), spec.dtype)
-      for x, spec in zip(parts, self._specs)
-    ]
-
-
-def flatten(tensors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
-  """All entries as one vector."""
-  return tf.concat([tf.cast(tf.reshape(x, [-1]), dtype) for x in tensors], axis=0)
+    return self._layout.join([block for (block,) in blocks])
 
 
 def _together(parts: Sequence[tf.Tensor]) -> tf.Tensor:
