@@ -38,6 +38,7 @@ def program(num_coordinates, num_steps, stage="optimized_hlo"):
     tf.constant(0),
     tf.constant(2),
     128,
+    100,
   )
   describe = lstm_sequence._shard_gradient.experimental_get_compiler_ir(*arguments)
   return describe(stage=stage)
@@ -59,8 +60,8 @@ def test_the_weights_gradient_is_one_product_over_all_steps():
   gates, steps_times_block = 80, 20 * 128
   assert sorted(products) == sorted(
     [
-      f"{gates},128",  # forwards, per step and layer
-      f"{gates},128",
+      *[f"{gates},128"] * 2,  # to the segments of long windows, per step and layer
+      *[f"{gates},128"] * 2,  # forwards
       "20,128",  # backwards: the linear map, the upper layer, the lower one
       "40,128",
       "20,128",
@@ -98,6 +99,17 @@ def test_a_window_s_memory_is_so_many_floats_per_coordinate_and_step(num_steps):
     for loop in carried(program(512, num_steps))
   ]
   assert max(floats) <= 500
+
+
+def test_of_a_long_window_one_segment_is_held():
+  # Gradients and features go with its length, and the states between segments.
+  of_length = lambda n: max(
+    size(array)
+    for loop in carried(program(512, n))
+    for array in loop
+    if "512" not in array[1].split(",")
+  )
+  assert of_length(1_000) == of_length(100)
 
 
 def test_an_episode_traces_its_parts_once():

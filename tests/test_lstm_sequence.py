@@ -166,6 +166,17 @@ def test_a_block_that_reaches_back_counts_no_coordinate_twice(monkeypatch):
   assert_equal(*both, rtol=1e-10)
 
 
+@pytest.mark.parametrize("make", [lstm(), rnnprop(), lstm(())])
+@pytest.mark.parametrize("weights", [all_ones, last_only])
+@pytest.mark.parametrize("length", [4, 5, 8])
+def test_a_long_window_s_segments_are_those_of_the_whole(
+  monkeypatch, make, weights, length
+):
+  monkeypatch.setattr(lstm_sequence, "_SEGMENT", 3)  # 8 steps: 3, 3 and 2
+  both = windows(quadratic(), make(None), TruncatedBPTT(weights), length)
+  assert_equal(*both, rtol=1e-9)
+
+
 def test_parameters_of_another_dtype_than_the_optimizer_s():
   optimizer = CoordinatewiseLSTM((3,), output_scale=0.3)
   randomize(optimizer)

@@ -24,6 +24,10 @@ from l2l_tf.optimizers import deep_lstm
 _CPU_BLOCK = 128
 _GPU_BLOCK = 1 << 13
 
+# Steps whose activations are held at a time. Of a longer window only the states
+# between its segments are kept, and every segment is run forwards once more.
+_SEGMENT = 100
+
 # Gradients [T, rows, N] and the memory before them -> inputs [T, features, N], each
 # coordinate by itself. Hashable and comparable, so that equal ones share a trace.
 Features = Callable[[tf.Tensor, Any], tf.Tensor]
@@ -41,7 +45,7 @@ class _Derivatives(NamedTuple):
 
 
 class _Layer(NamedTuple):
-  """One layer's memory of a window, for one block."""
+  """One layer's memory of a segment of T steps, for one block."""
 
   inputs: tf.Tensor  # [features + 1 + units, T, B]: x_t, ones and h_{t-1}
   derivatives: _Derivatives
@@ -98,6 +102,7 @@ def gradient(
       is_bounded,
       *map(tf.constant, blocks),
       size,
+      _SEGMENT,
     )
     for blocks in devices.shards(num_blocks, num_blocks)
   ]
@@ -117,9 +122,13 @@ def _shard_gradient(
   first,
   last,
   size,
+  most_steps,
 ):
   """`gradient` of the blocks of `size` coordinates from `first` to before `last`."""
   dtype = loss_weights.dtype
+  num_steps = tf.shape(loss_weights)[0]
+  count = tf.maximum(-(-num_steps // most_steps), 1)
+  segments = count, -(-num_steps // count)
 
   def body(k, total, scratch):
     begin = tf.minimum(k * size, grads.shape[-1] - size)
@@ -128,22 +137,24 @@ def _shard_gradient(
     block_grads, block_state, block_memory = tf.nest.map_structure(
       cut, (grads, state, memory)
     )
-    part, scratch = _block_gradient(
+    total, scratch = _block_gradient(
       weights,
       features(block_grads[:-1], block_memory),
       tf.cast(scale * block_grads[1:], dtype) * tf.cast(is_new, dtype),
       loss_weights,
       block_state,
       is_bounded,
+      segments,
+      total,
       scratch,
     )
-    return k + 1, tf.nest.map_structure(tf.add, total, part), scratch
+    return k + 1, total, scratch
 
   zeros = tf.nest.map_structure(tf.zeros_like, weights)
   lanes = lambda x: tf.zeros([*x.shape, size], x.dtype)
   zeros = zeros._replace(w=lanes(weights.w), b=lanes(weights.b))
-  scratch = _allocate(weights, tf.shape(loss_weights)[0], size)
-  total = tf.while_loop(lambda k, *_: k < last, body, (first, zeros, scratch))[1]
+  carry = first, zeros, _allocate(weights, segments[1], size)
+  total = tf.while_loop(lambda k, *_: k < last, body, carry)[1]
   over_lanes = lambda x: tf.reduce_sum(x, axis=-1)
   return total._replace(w=over_lanes(total.w), b=over_lanes(total.b))
 
@@ -170,8 +181,10 @@ def _allocate(weights, num_steps, size) -> _Memory:
   return _Memory(layers, array(units, num_steps, size), array(outputs, num_steps, size))
 
 
-def _block_gradient(weights, features, grads, loss_weights, state, is_bounded, memory):
-  """`gradient` for coordinates whose activations fit the cache.
+def _block_gradient(
+  weights, features, grads, loss_weights, state, is_bounded, segments, total, memory
+):
+  """Adds `gradient` for coordinates whose activations fit the cache.
 
   Args:
     weights: of the network.
@@ -180,15 +193,61 @@ def _block_gradient(weights, features, grads, loss_weights, state, is_bounded, m
     loss_weights: [T].
     state: of the network, each [units, B].
     is_bounded: whether the outputs went through a tanh.
+    segments: into how many the window is cut, and their length.
+    total: to add to; the linear map's of each coordinate by itself: [..., B].
     memory: to write to.
 
   Returns:
-    The gradient, the linear map's of each coordinate by itself: [..., B]; and the
-    memory.
+    Total and memory.
   """
-  memory = _forward(weights, features, state, memory)
-  to_linear = _tanh_backward(weights, memory.outputs) if is_bounded else lambda t, d: d
-  memory = _backward(weights, grads, loss_weights, to_linear, memory)
+  count, length = segments
+  num_steps = tf.shape(loss_weights)[0]
+
+  def cut(x):  # Steps of weight zero and gradient zero at the end add nothing.
+    padding = [[0, count * length - num_steps]] + [[0, 0]] * (x.shape.rank - 1)
+    return tf.reshape(tf.pad(x, padding), [count, length, *x.shape[1:]])
+
+  features, grads, loss_weights = map(cut, (features, grads, loss_weights))
+  starts = _starts(weights, features, state)
+  zeros = lambda height: tf.zeros([height, grads.shape[-1]], grads.dtype)
+  d_state = [(zeros(w_h.shape[0]), zeros(w_h.shape[0])) for _, w_h, _ in weights.layers]
+
+  def body(k, total, memory, carry):
+    k = count - 1 - k
+    start = tf.nest.map_structure(lambda x: x[k], starts)
+    memory = _forward(weights, features[k], start, memory)
+    to_linear = (
+      _tanh_backward(weights, memory.outputs) if is_bounded else lambda t, d: d
+    )
+    memory, carry = _backward(
+      weights, grads[k], loss_weights[k], to_linear, memory, carry
+    )
+    part = _products(weights, memory)
+    return tf.nest.map_structure(tf.add, total, part), memory, carry
+
+  carry = zeros(grads.shape[2]), d_state
+  return _loop(count, body, total, memory, carry)[:2]
+
+
+def _starts(weights, features, state):
+  """Returns the state before each segment of `features`, each [segments, units, B]."""
+  count, length = tf.unstack(tf.shape(features)[:2])
+  starts = tf.nest.map_structure(
+    lambda x: _put(tf.zeros([count, *x.shape], x.dtype), x[tf.newaxis], 0, 0, 0), state
+  )
+  step = _stepper(weights, features)
+
+  def body(k, state, starts):
+    advance = lambda t, state: [step(features[k, t], state)[1]]
+    (state,) = _loop(length, advance, state)
+    write = lambda array, x: _put(array, x[tf.newaxis], k + 1, 0, 0)
+    return state, tf.nest.map_structure(write, starts, state)
+
+  return _loop(count - 1, body, state, starts)[1]
+
+
+def _products(weights, memory) -> deep_lstm.Weights:
+  """The weights' gradient from inputs and gates' gradients, one product a layer."""
   layers = []
   for (w_x, *_), layer in zip(weights.layers, memory.layers):
     flat = lambda x, height: tf.reshape(x, [height, -1])
@@ -199,7 +258,7 @@ def _block_gradient(weights, features, grads, loss_weights, state, is_bounded, m
     layers.append((d_x, d_h, d_b[0]))
   # Sums over coordinates are slow, over steps fast; a product of one column is neither.
   d_w = tf.reduce_sum(memory.outputs[:, tf.newaxis] * memory.d_y, axis=2)
-  return deep_lstm.Weights(layers, d_w, tf.reduce_sum(memory.d_y, axis=1)), memory
+  return deep_lstm.Weights(layers, d_w, tf.reduce_sum(memory.d_y, axis=1))
 
 
 def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -211,27 +270,40 @@ def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 def _forward(weights, features, state, memory) -> _Memory:
   """Runs the network; returns the memory with its inputs, derivatives and outputs."""
-  transposed = [tf.transpose(_pack(*layer)) for layer in weights.layers]
-  ones = tf.ones([1, features.shape[-1]], features.dtype)
+  step = _stepper(weights, features)
 
   def body(t, state, layers, outputs):
-    x, next_state, next_layers = features[t], [], []
-    for w, (h, c), layer in zip(transposed, state, layers):
-      inputs = tf.concat([x, ones, h], axis=0)
-      x, c, derivatives = _cell(tf.matmul(w, inputs), c)
-      next_state.append(deep_lstm.LSTMState(x, c))
-      write = lambda array, value: _put(array, value[tf.newaxis], t, 0, 0)
-      next_layers.append(
-        layer._replace(
-          inputs=_put(layer.inputs, inputs[:, tf.newaxis], 0, t, 0),
-          derivatives=_Derivatives(*map(write, layer.derivatives, derivatives)),
-        )
+    output, state, kept = step(features[t], state)
+    write = lambda array, value: _put(array, value[tf.newaxis], t, 0, 0)
+    layers = [
+      layer._replace(
+        inputs=_put(layer.inputs, inputs[:, tf.newaxis], 0, t, 0),
+        derivatives=_Derivatives(*map(write, layer.derivatives, derivatives)),
       )
-    return next_state, next_layers, _put(outputs, x[:, tf.newaxis], 0, t, 0)
+      for layer, (inputs, derivatives) in zip(layers, kept)
+    ]
+    return state, layers, _put(outputs, output[:, tf.newaxis], 0, t, 0)
 
   carry = state, memory.layers, memory.outputs
   _, layers, outputs = _loop(tf.shape(features)[0], body, *carry)
   return memory._replace(layers=layers, outputs=outputs)
+
+
+def _stepper(weights, features):
+  """Returns (x_t, state) -> output, next state, each layer's inputs and derivatives."""
+  transposed = [tf.transpose(_pack(*layer)) for layer in weights.layers]
+  ones = tf.ones([1, features.shape[-1]], features.dtype)
+
+  def step(x, state):
+    next_state, kept = [], []
+    for w, (h, c) in zip(transposed, state):
+      inputs = tf.concat([x, ones, h], axis=0)
+      x, c, derivatives = _cell(tf.matmul(w, inputs), c)
+      next_state.append(deep_lstm.LSTMState(x, c))
+      kept.append((inputs, derivatives))
+    return x, next_state, kept
+
+  return step
 
 
 def _cell(z, c):
@@ -266,10 +338,22 @@ def _tanh_backward(weights, hidden):
   return backward
 
 
-def _backward(weights, grads, loss_weights, to_linear, memory) -> _Memory:
-  """Returns the memory with dL/dz of every layer's gates, and dL/dy."""
-  num_steps, (rows, size) = tf.shape(grads)[0], grads.shape[1:]
-  zero = lambda height: tf.zeros([height, size], grads.dtype)
+def _backward(weights, grads, loss_weights, to_linear, memory, carry):
+  """Goes back through a segment.
+
+  Args:
+    weights: of the network.
+    grads: [T, rows, B], times the scale of the outputs.
+    loss_weights: [T].
+    to_linear: (t, dL/du_t) -> dL/dy_t.
+    memory: from `_forward`.
+    carry: of the later segments the sum of weighted gradients, [rows, B], and
+      dL/dh and dL/dc of every layer after this one.
+
+  Returns:
+    The memory with dL/dz of every layer's gates and dL/dy, and the carry.
+  """
+  num_steps, size = tf.shape(grads)[0], grads.shape[-1]
   units = [w_h.shape[0] for _, w_h, _ in weights.layers]
   # Nothing needs the gradient with respect to the first layer's inputs.
   num_inputs = [0, *units[:-1]]
@@ -299,11 +383,10 @@ def _backward(weights, grads, loss_weights, to_linear, memory) -> _Memory:
     d_y = _put(d_y, d_out[:, tf.newaxis], 0, t, 0)
     return (total, next_d_state), next_d_z, d_y
 
-  carry = zero(rows), [(zero(n), zero(n)) for n in units]
   d_z = [layer.d_z for layer in memory.layers]
-  _, d_z, d_y = _loop(num_steps, body, carry, d_z, memory.d_y)
+  carry, d_z, d_y = _loop(num_steps, body, carry, d_z, memory.d_y)
   layers = [layer._replace(d_z=x) for layer, x in zip(memory.layers, d_z)]
-  return memory._replace(layers=layers, d_y=d_y)
+  return memory._replace(layers=layers, d_y=d_y), carry
 
 
 def _cell_backward(d_h, d_c, to: _Derivatives):
