@@ -104,11 +104,14 @@ def _optimizers(case: Case, others: dict[str, Any]) -> dict[str, Callable[[int],
     "torch.compile": torch.OptimizerSteps(weights, len(flat), is_compiled=True),
   }
   learned, variables = _keras_step(_learned(), shapes, grads)
-  compiled, _ = _keras_step(_learned(), shapes, grads, jit_compile=True)
+  compiled, by_xla = _keras_step(_learned(), shapes, grads, jit_compile=True)
   for _ in range(2):
     learned()
+    compiled()
     moved = {name: np.array(step(flat)) for name, step in cells.items()}
-  own = np.concatenate([np.ravel(v) for v in variables])
+  own, moved["l2l_tf, XLA"] = (
+    np.concatenate([np.ravel(v) for v in each]) for each in (variables, by_xla)
+  )
   for name, theta in moved.items():
     _check(name, theta, own)
   adam, _ = _keras_step(keras.optimizers.Adam(), shapes, grads)

@@ -98,8 +98,12 @@ class TruncatedBPTT:
       lambda c, updates: (c.loss, optimizer.record(c.grads), observe(c, updates)),
       unroll_lib.second_order,  # No tape is there to be stopped.
     )
-    if optimizer.is_coordinatewise:
-      blockwise = blocks.Blockwise(optimizer, step, carry.params, in_one_program=whole)
+    if optimizer.is_coordinatewise and all(
+      x.shape.is_fully_defined() for x in carry.params
+    ):
+      # XLA compiles whole episodes for lengths that are no tensors.
+      one_program = whole or not tf.is_tensor(length)
+      blockwise = blocks.Blockwise(optimizer, step, carry.params, one_program)
       if blockwise.is_needed(carry.state):
         run = functools.partial(_run_blockwise, run, blockwise)
     if whole:

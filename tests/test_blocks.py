@@ -82,6 +82,7 @@ def test_a_state_that_is_no_vector_s_is_left_whole():
   assert not needed(adam, tensors(SHAPES))
   assert not needed(adam, tensors([(1, 24)]))
   assert needed(adam, tensors([(24,)]))
+  assert not needed(adam, tensors([(24,)], dtype=tf.float16))  # kept in half
   assert needed(SGD(0.1), tensors(SHAPES))
   assert not needed(lstm(), tensors([(7,)]))  # one block
 

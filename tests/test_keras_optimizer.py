@@ -475,6 +475,12 @@ def test_a_waiting_state_that_does_not_fit_is_never_lost(tmp_path):
     with pytest.raises(ValueError, match="layers, block_size or options"):
       model.optimizer.build(model.trainable_variables)
   model.save_weights(tmp_path / "again.weights.h5")
+  fitting = sequential(seed=1)
+  fit(fitting, LearnedOptimizer(lstm(), block_size=8), 1)
+  fitting.save_weights(tmp_path / "fitting.weights.h5")
+  model.load_weights(tmp_path / "fitting.weights.h5")
+  model.optimizer.build(model.trainable_variables)
+  assert ten_losses(model) == ten_losses(fitting)
   model.compile(LearnedOptimizer(lstm(), block_size=16), loss="mse")
   model.load_weights(tmp_path / "again.weights.h5")
   expected = ten_losses(model)

@@ -149,7 +149,7 @@ class Blocks:
         tf.where(moving, new, old) if new.shape.rank else new
         for new, old in zip(next_packed, packed)
       ]
-    return updates, next_packed
+    return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_packed
 
   def _pack(self, state: Any) -> list[tf.Tensor]:
     leaves = tf.nest.flatten(state)

@@ -118,6 +118,11 @@ class Diagnostics(keras.callbacks.Callback):
       for name, value in medians.items()
       if (sentence := _finding(*name.split("/", 1), value))
     ]
+    if not late:
+      found.append(
+        "No record of the last half was finite; look for NaN in the data, or lower the"
+        " loss's scale."
+      )
     if self._optimizer.skipped_steps:
       found.append(
         f"{self._optimizer.skipped_steps} steps were skipped, as a gradient was not"

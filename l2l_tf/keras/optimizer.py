@@ -157,10 +157,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         for i, state in enumerate(states)
       ]
       if self._pending is not None:
-        self.built = False  # until it has the state that waited
-        own = {str(i): v.numpy() for i, v in enumerate(self.variables[:num_own])}
-        self._load(self._pending | own, self.variables, whole=True)
-        self._pending, self.built = None, True
+        self._load_pending(num_own)
 
   def check_gradients(self) -> None:
     """Raises, where that is wished, for steps skipped since it was called last.
@@ -172,7 +169,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         `nonfinite_gradients` is "raise".
     """
     new, self._known_skips = self.skipped_steps - self._known_skips, self.skipped_steps
-    if new and self._nonfinite_gradients == "raise":
+    if new > 0 and self._nonfinite_gradients == "raise":
       skipped = f"{new} of the steps compiled by XLA"
       message = f"Skipped {skipped}, as a gradient was not finite; {_REMEDY}."
       raise tf.errors.InvalidArgumentError(None, None, message)
@@ -311,6 +308,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       target.assign(loaded[key])
     if whole:
       self._known_skips = int(self._skipped.numpy())
+
+  def _load_pending(self, num_own: int) -> None:
+    """Loads the state that waited; one that does not fit undoes the build."""
+    own = {str(i): v.numpy() for i, v in enumerate(self.variables[:num_own])}
+    try:
+      self._load(self._pending | own, self.variables, whole=True)
+    except ValueError:
+      for variable in self.variables[num_own:]:
+        self._untrack_variable(variable)
+      self.built = False
+      raise
+    self._pending = None
 
   def _check_kind(self, loaded: dict[str, np.ndarray]) -> None:
     if "shapes" not in loaded:

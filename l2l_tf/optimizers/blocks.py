@@ -1,8 +1,8 @@
 """Coordinates of many tensors laid end to end, and cut into equal blocks.
 
 An optimizer whose coordinates are independent does not care which tensor holds
-them, or how many it is given at once: a block whose work fits the cache is faster
-than all of them.
+them, or how many it is given at once: blocks whose work stays in the cache are
+faster than all of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,9 +77,9 @@ class Blockwise:
     if self._layout.count == 1:
       return False
     # A rule that keeps a moment like each parameter cannot: its state is no vector's.
-    of_vector = self._optimizer.initial_state([tf.zeros([self._layout.size])])
-    shapes = lambda nest: [x.shape for x in tf.nest.flatten(nest)]
-    return shapes(of_vector) == shapes(state)
+    vector = tf.zeros([self._layout.size], self._layout.dtype)
+    kinds = lambda nest: [(x.shape, x.dtype) for x in tf.nest.flatten(nest)]
+    return kinds(self._optimizer.initial_state([vector])) == kinds(state)
 
   def split(self, state: Any) -> list[Any]:
     """Cuts the optimizer's state into that of each block."""

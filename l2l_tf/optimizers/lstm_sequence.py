@@ -4,8 +4,8 @@ Under first-order meta-gradients the optimizee's gradients g_0, ..., g_T are
 constants, so the meta-loss sum_t w_t f(theta_t) reaches the update u_t only
 through the later parameters: dL/du_t = sum_{k > t} w_k g_k. What is left is a
 plain LSTM run over a recorded sequence, every coordinate by itself. It is run
-again here, forwards and backwards, in blocks of coordinates that stay in the
-cache; no tape holds the activations of a window.
+again here, forwards and backwards, in blocks of coordinates of which a step stays
+in the cache; no tape holds the activations of a window.
 
 Werbos 1990, back-propagation through time, for the cell of `deep_lstm.py`.
 """
@@ -19,13 +19,14 @@ from tensorflow.compiler.tf2xla.python import xla
 from l2l_tf import devices
 from l2l_tf.optimizers import deep_lstm
 
-# Coordinates per block: the fastest of 64 to 1024 for two layers of 20 units on two
-# cores with 512 KiB of second-level cache each (benchmarks/README.md).
+# Coordinates per block: among the fastest of 64 to 1024 for two layers of 20 units on
+# two cores with 512 KiB or 2 MiB of second-level cache each (benchmarks/README.md).
 _CPU_BLOCK = 128
 _GPU_BLOCK = 1 << 13
 
 # Steps whose activations are held at a time. Of a longer window only the states
-# between its segments are kept, and every segment is run forwards once more.
+# between its segments are kept, and every segment is run forwards once more; to 100
+# steps that costs more than it saves.
 _SEGMENT = 100
 
 # Gradients [T, rows, N] and the memory before them -> inputs [T, features, N], each
@@ -52,7 +53,7 @@ class _Layer(NamedTuple):
   d_z: tf.Tensor  # [4, units, T, B], dL/dz of the gates i, f, o, g
 
 
-class _Memory(NamedTuple):
+class _Scratch(NamedTuple):
   """What blocks write to one after the other, so that it is allocated once.
 
   The steps are next to the coordinates where a product sums over both.
@@ -167,8 +168,8 @@ def _slice(x: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
   return tf.ensure_shape(part, [*x.shape[:-1], size])
 
 
-def _allocate(weights, num_steps, size) -> _Memory:
-  """Returns the memory of a block of `size` coordinates."""
+def _allocate(weights, num_steps, size) -> _Scratch:
+  """Returns the arrays for blocks of `size` coordinates."""
   array = lambda *shape: tf.zeros(shape, weights.w.dtype)
   layers = []
   for w_x, w_h, _ in weights.layers:
@@ -178,13 +179,15 @@ def _allocate(weights, num_steps, size) -> _Memory:
     d_z = array(4, units, num_steps, size)
     layers.append(_Layer(inputs, _Derivatives(*derivatives), d_z))
   units, outputs = weights.w.shape
-  return _Memory(layers, array(units, num_steps, size), array(outputs, num_steps, size))
+  return _Scratch(
+    layers, array(units, num_steps, size), array(outputs, num_steps, size)
+  )
 
 
 def _block_gradient(
-  weights, features, grads, loss_weights, state, is_bounded, segments, total, memory
+  weights, features, grads, loss_weights, state, is_bounded, segments, total, scratch
 ):
-  """Adds `gradient` for coordinates whose activations fit the cache.
+  """Adds one block's `gradient` to the total.
 
   Args:
     weights: of the network.
@@ -195,10 +198,10 @@ def _block_gradient(
     is_bounded: whether the outputs went through a tanh.
     segments: into how many the window is cut, and their length.
     total: to add to; the linear map's of each coordinate by itself: [..., B].
-    memory: to write to.
+    scratch: to write to.
 
   Returns:
-    Total and memory.
+    The total and the scratch arrays.
   """
   count, length = segments
   num_steps = tf.shape(loss_weights)[0]
@@ -212,21 +215,21 @@ def _block_gradient(
   zeros = lambda height: tf.zeros([height, grads.shape[-1]], grads.dtype)
   d_state = [(zeros(w_h.shape[0]), zeros(w_h.shape[0])) for _, w_h, _ in weights.layers]
 
-  def body(k, total, memory, carry):
+  def body(k, total, scratch, carry):
     k = count - 1 - k
     start = tf.nest.map_structure(lambda x: x[k], starts)
-    memory = _forward(weights, features[k], start, memory)
+    scratch = _forward(weights, features[k], start, scratch)
     to_linear = (
-      _tanh_backward(weights, memory.outputs) if is_bounded else lambda t, d: d
+      _tanh_backward(weights, scratch.outputs) if is_bounded else lambda t, d: d
     )
-    memory, carry = _backward(
-      weights, grads[k], loss_weights[k], to_linear, memory, carry
+    scratch, carry = _backward(
+      weights, grads[k], loss_weights[k], to_linear, scratch, carry
     )
-    part = _products(weights, memory)
-    return tf.nest.map_structure(tf.add, total, part), memory, carry
+    part = _products(weights, scratch)
+    return tf.nest.map_structure(tf.add, total, part), scratch, carry
 
   carry = zeros(grads.shape[2]), d_state
-  return _loop(count, body, total, memory, carry)[:2]
+  return _loop(count, body, total, scratch, carry)[:2]
 
 
 def _starts(weights, features, state):
@@ -246,19 +249,20 @@ def _starts(weights, features, state):
   return _loop(count - 1, body, state, starts)[1]
 
 
-def _products(weights, memory) -> deep_lstm.Weights:
+def _products(weights, scratch) -> deep_lstm.Weights:
   """The weights' gradient from inputs and gates' gradients, one product a layer."""
   layers = []
-  for (w_x, *_), layer in zip(weights.layers, memory.layers):
+  for (w_x, *_), layer in zip(weights.layers, scratch.layers):
     flat = lambda x, height: tf.reshape(x, [height, -1])
     inputs = flat(layer.inputs, layer.inputs.shape[0])
     d_z = flat(layer.d_z, 4 * layer.d_z.shape[1])
     d_kernel = tf.matmul(inputs, d_z, transpose_b=True)
     d_x, d_b, d_h = tf.split(d_kernel, [w_x.shape[0], 1, -1])
     layers.append((d_x, d_h, d_b[0]))
-  # Sums over coordinates are slow, over steps fast; a product of one column is neither.
-  d_w = tf.reduce_sum(memory.outputs[:, tf.newaxis] * memory.d_y, axis=2)
-  return deep_lstm.Weights(layers, d_w, tf.reduce_sum(memory.d_y, axis=1))
+  # XLA's sums over coordinates are slow, over steps fast; its products of one column,
+  # which coordinate-wise optimizers have, are slow too.
+  d_w = tf.reduce_sum(scratch.outputs[:, tf.newaxis] * scratch.d_y, axis=2)
+  return deep_lstm.Weights(layers, d_w, tf.reduce_sum(scratch.d_y, axis=1))
 
 
 def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -268,8 +272,8 @@ def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
   return tf.concat([w_x, [b + forget], w_h], axis=0)
 
 
-def _forward(weights, features, state, memory) -> _Memory:
-  """Runs the network; returns the memory with its inputs, derivatives and outputs."""
+def _forward(weights, features, state, scratch) -> _Scratch:
+  """Runs the network; returns the scratch with its inputs, derivatives and outputs."""
   step = _stepper(weights, features)
 
   def body(t, state, layers, outputs):
@@ -284,9 +288,9 @@ def _forward(weights, features, state, memory) -> _Memory:
     ]
     return state, layers, _put(outputs, output[:, tf.newaxis], 0, t, 0)
 
-  carry = state, memory.layers, memory.outputs
+  carry = state, scratch.layers, scratch.outputs
   _, layers, outputs = _loop(tf.shape(features)[0], body, *carry)
-  return memory._replace(layers=layers, outputs=outputs)
+  return scratch._replace(layers=layers, outputs=outputs)
 
 
 def _stepper(weights, features):
@@ -338,7 +342,7 @@ def _tanh_backward(weights, hidden):
   return backward
 
 
-def _backward(weights, grads, loss_weights, to_linear, memory, carry):
+def _backward(weights, grads, loss_weights, to_linear, scratch, carry):
   """Goes back through a segment.
 
   Args:
@@ -346,12 +350,12 @@ def _backward(weights, grads, loss_weights, to_linear, memory, carry):
     grads: [T, rows, B], times the scale of the outputs.
     loss_weights: [T].
     to_linear: (t, dL/du_t) -> dL/dy_t.
-    memory: from `_forward`.
+    scratch: from `_forward`.
     carry: of the later segments the sum of weighted gradients, [rows, B], and
       dL/dh and dL/dc of every layer after this one.
 
   Returns:
-    The memory with dL/dz of every layer's gates and dL/dy, and the carry.
+    The scratch with dL/dz of every layer's gates and dL/dy, and the carry.
   """
   num_steps, size = tf.shape(grads)[0], grads.shape[-1]
   units = [w_h.shape[0] for _, w_h, _ in weights.layers]
@@ -359,13 +363,13 @@ def _backward(weights, grads, loss_weights, to_linear, memory, carry):
   num_inputs = [0, *units[:-1]]
   w_back = [tf.concat([w_x[w_x.shape[0] - n :], w_h], axis=0)
             for n, (w_x, w_h, _) in zip(num_inputs, weights.layers)]  # fmt: skip
-  derivatives = [layer.derivatives for layer in memory.layers]
+  derivatives = [layer.derivatives for layer in scratch.layers]
 
   def body(k, carry, d_z, d_y):
     t = num_steps - 1 - k
-    total, d_state = carry
-    total += loss_weights[t] * grads[t]  # sum_{k > t} w_k g_k
-    d_out = to_linear(t, total)
+    later, d_state = carry
+    later += loss_weights[t] * grads[t]  # sum_{k > t} w_k g_k
+    d_out = to_linear(t, later)
     d_x, next_d_state, next_d_z = tf.matmul(weights.w, d_out), [], []
     for layer in reversed(range(len(units))):
       d_h, d_c = d_state[layer]
@@ -381,12 +385,12 @@ def _backward(weights, grads, loss_weights, to_linear, memory, carry):
       next_d_state.insert(0, (d_h, d_c))
       next_d_z.insert(0, layer_d_z)
     d_y = _put(d_y, d_out[:, tf.newaxis], 0, t, 0)
-    return (total, next_d_state), next_d_z, d_y
+    return (later, next_d_state), next_d_z, d_y
 
-  d_z = [layer.d_z for layer in memory.layers]
-  carry, d_z, d_y = _loop(num_steps, body, carry, d_z, memory.d_y)
-  layers = [layer._replace(d_z=x) for layer, x in zip(memory.layers, d_z)]
-  return memory._replace(layers=layers, d_y=d_y), carry
+  d_z = [layer.d_z for layer in scratch.layers]
+  carry, d_z, d_y = _loop(num_steps, body, carry, d_z, scratch.d_y)
+  layers = [layer._replace(d_z=x) for layer, x in zip(scratch.layers, d_z)]
+  return scratch._replace(layers=layers, d_y=d_y), carry
 
 
 def _cell_backward(d_h, d_c, to: _Derivatives):
