@@ -40,8 +40,8 @@ class Blocks:
     self._specs = list(specs)
     total = sum(spec.shape.num_elements() for spec in specs)
     is_cut = optimizer.is_coordinatewise and block_size and total
-    self._count = -(-total // block_size) if is_cut else 1
-    self._layout = Layout(specs, self._count)
+    count = -(-total // block_size) if is_cut else 1
+    self._layout = Layout(specs, count)
     self._state_dtype = state_dtype
     self._state_spec: Any = None  # of one block, as the optimizer makes it
     # Compiled once for all blocks, which are alike.
@@ -76,7 +76,7 @@ class Blocks:
       The update of every variable.
     """
     needs_params = not self._optimizer.reads_gradients_alone
-    params = self._split(params) if needs_params else [None] * self._count
+    params = self._split(params) if needs_params else [None] * self._layout.count
     blocks = zip(self._split(self._filled(grads)), states, params, self._moving(grads))
     updates = []
     for grad, state, param, moving in blocks:
@@ -128,7 +128,7 @@ class Blocks:
   def _moving(self, grads) -> list[tf.Tensor | None]:
     """Which coordinates of each block have a gradient; None where all do."""
     if not self._optimizer.is_coordinatewise or all(g is not None for g in grads):
-      return [None] * self._count
+      return [None] * self._layout.count
     ones = [tf.fill(s.shape, float(g is not None)) for g, s in zip(grads, self._specs)]
     return [tf.cast(block, tf.bool) for (block,) in self._split(ones)]
 
