@@ -36,10 +36,18 @@ def test_mnist_mlp_fit(tmp_path, optimizer):
   assert (tmp_path / "logs" / "optimizer").exists() == (optimizer == "general")
 
 
+def accuracy(printed):
+  return float(re.search(r"Held-out accuracy: (\d\.\d+)", printed)[1])
+
+
 def test_custom_loop(tmp_path):
   printed = run("custom_loop.py", "--steps=60", cwd=tmp_path)
-  accuracy = float(re.search(r"Held-out accuracy: (\d\.\d+)", printed)[1])
-  assert accuracy > 0.5  # chance is 0.1
+  assert accuracy(printed) > 0.5  # chance is 0.1
+
+
+def test_sonnet_loop(tmp_path):
+  printed = run("sonnet_loop.py", "--steps=60", cwd=tmp_path)
+  assert accuracy(printed) > 0.5
 
 
 def test_meta_train_your_model(tmp_path):

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_models import X, Y, built, fit, lstm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_keras_optimizer import X, Y, fit, lstm, sequential
 
 from l2l_tf.keras import Diagnostics, LearnedOptimizer
 from l2l_tf.optimizers import SGD
@@ -15,20 +15,19 @@ from l2l_tf.optimizers import SGD
 LAYERS = ["hidden", "out"]
 
 
-def model():
-  keras.utils.set_random_seed(0)
-  layers = [keras.layers.Dense(6, activation="tanh", name="hidden")]
-  layers.append(keras.layers.Dense(1, name="out"))
-  return keras.Sequential([keras.Input([4]), *layers], name="net")
+@pytest.fixture
+def record(sequential):
+  """Returns what fits a model and records its steps."""
+
+  def fitted(optimizer, period=1, epochs=1, model=None, **kwargs):
+    diagnostics = Diagnostics(period=period, verbose=False)
+    fit(model or sequential(), optimizer, epochs, callbacks=[diagnostics], **kwargs)
+    return diagnostics
+
+  return fitted
 
 
-def record(optimizer, period=1, epochs=1, **kwargs):
-  diagnostics = Diagnostics(period=period, verbose=False)
-  fit(model(), optimizer, epochs, callbacks=[diagnostics], **kwargs)
-  return diagnostics
-
-
-def test_gradient_descent_is_recognised():
+def test_gradient_descent_is_recognised(record):
   for _, values in record(LearnedOptimizer(SGD(0.5), 0.1)).records:
     for layer in LAYERS:
       assert values[f"cosine/net/{layer}"] == pytest.approx(1.0, abs=1e-5)
@@ -39,10 +38,10 @@ def test_gradient_descent_is_recognised():
 
 
 @pytest.mark.parametrize("block_size", [None, 7])
-def test_records_equal_a_derivation_in_numpy(block_size):
+def test_records_equal_a_derivation_in_numpy(record, sequential, block_size):
   recorded = record(LearnedOptimizer(lstm(), 0.5, block_size=block_size)).records
   assert [step for step, _ in recorded] == [0, 1, 2, 3]
-  other, optimizer = model(), lstm()
+  other, optimizer = built(sequential()), lstm()
   params = other.trainable_variables
   state = optimizer.initial_state([tf.convert_to_tensor(p) for p in params])
   for step, values in recorded:
@@ -85,7 +84,7 @@ def test_records_equal_a_derivation_in_numpy(block_size):
   ],
   ids=str,
 )
-def test_every_third_step_however_fit_runs(options, steps):
+def test_every_third_step_however_fit_runs(record, options, steps):
   found = record(LearnedOptimizer(lstm()), 3, 2, compile_options=options)
   assert [step for step, _ in found.records] == steps
   plain = dict(record(LearnedOptimizer(lstm()), 3, 2).records)
@@ -93,7 +92,7 @@ def test_every_third_step_however_fit_runs(options, steps):
     assert values == pytest.approx(plain[step], rel=1e-2, abs=1e-4)
 
 
-def test_training_is_the_same_with_it_and_goes_on_without_it():
+def test_training_is_the_same_with_it_and_goes_on_without_it(sequential):
   watched, alone = sequential(), sequential()
   losses = fit(
     watched, LearnedOptimizer(lstm()), callbacks=[Diagnostics(verbose=False)]
@@ -108,9 +107,9 @@ def test_training_is_the_same_with_it_and_goes_on_without_it():
   assert len(late.records) == 4
 
 
-def test_several_at_once_and_one_that_was_interrupted():
+def test_several_at_once_and_one_that_was_interrupted(sequential):
   pair = [Diagnostics(period=n, verbose=False) for n in (1, 2)]
-  network = model()
+  network = built(sequential())
   fit(network, LearnedOptimizer(lstm()), 1, callbacks=pair)
   assert [len(d.records) for d in pair] == [4, 2]
 
@@ -125,9 +124,9 @@ def test_several_at_once_and_one_that_was_interrupted():
   assert len(late.records) == 4
 
 
-def test_tensorboard_shows_all(tmp_path):
+def test_tensorboard_shows_all(sequential, tmp_path):
   diagnostics = Diagnostics(tmp_path, period=2, verbose=False)
-  fit(model(), LearnedOptimizer(lstm()), 2, callbacks=[diagnostics])
+  fit(sequential(), LearnedOptimizer(lstm()), 2, callbacks=[diagnostics])
   events = EventAccumulator(str(tmp_path / "optimizer")).Reload()
   tags = events.Tags()["tensors"]
   assert set(tags) == {*diagnostics.records[0][1], "skipped_steps", "findings"}
@@ -138,10 +137,10 @@ def test_tensorboard_shows_all(tmp_path):
     assert value == pytest.approx(values["cosine/net/hidden"])
 
 
-def test_skipped_steps_are_in_the_logs_and_in_the_findings():
+def test_skipped_steps_are_in_the_logs_and_in_the_findings(findings, sequential):
   y = np.where(np.arange(64)[:, None] == 20, np.nan, Y)
   diagnostics = Diagnostics(verbose=False)
-  network = model()
+  network = built(sequential())
   network.compile(LearnedOptimizer(lstm(), nonfinite_gradients="skip"), "mse")
   history = network.fit(
     X, y, batch_size=16, epochs=3, shuffle=False, verbose=0, callbacks=[diagnostics]
@@ -150,29 +149,29 @@ def test_skipped_steps_are_in_the_logs_and_in_the_findings():
   assert any(s.startswith("3 steps were skipped") for s in diagnostics.findings())
 
 
-def test_a_skipped_step_that_xla_could_not_raise_is_raised_after_its_batch():
+def test_a_skipped_step_that_xla_could_not_raise_is_raised_after_its_batch(sequential):
   y = np.where(np.arange(64)[:, None] == 20, np.nan, Y)
-  network = model()
+  network = built(sequential())
   network.compile(LearnedOptimizer(lstm()), "mse", jit_compile=True)
   with pytest.raises(tf.errors.InvalidArgumentError, match="Skipped 1 of the steps"):
     network.fit(X, y, 16, 3, shuffle=False, verbose=0, callbacks=[Diagnostics()])
   assert network.optimizer.iterations == 2
 
 
-def test_findings_where_no_gradient_was_ever_finite():
+def test_findings_where_no_gradient_was_ever_finite(findings, sequential):
   optimizer = LearnedOptimizer(lstm(), nonfinite_gradients="skip")
   found = findings(optimizer, y=np.full_like(Y, np.nan))
   assert found.startswith("No record of the last half was finite")
   assert "4 steps were skipped, as a gradient was not finite" in found
 
 
-def findings(optimizer, network=None, **kwargs):
-  diagnostics = Diagnostics(period=1, verbose=False)
-  fit(network or model(), optimizer, 1, callbacks=[diagnostics], **kwargs)
-  return "\n".join(diagnostics.findings())
+@pytest.fixture
+def findings(record):
+  """Returns what says what a fit of one epoch showed."""
+  return lambda *args, **kwargs: "\n".join(record(*args, **kwargs).findings())
 
 
-def test_findings_say_what_is_wrong_and_nothing_else(capsys):
+def test_findings_say_what_is_wrong_and_nothing_else(findings, sequential, capsys):
   fine = findings(LearnedOptimizer(SGD(0.01)))
   assert fine == "Nothing stands out: every layer moves, and downhill."
   uphill = findings(LearnedOptimizer(SGD(0.01), -1.0))
@@ -180,11 +179,11 @@ def test_findings_say_what_is_wrong_and_nothing_else(capsys):
   assert "net/out: it hardly moves" in findings(LearnedOptimizer(SGD(1e-9)))
   wildly = findings(LearnedOptimizer(SGD(2.0), clipvalue=1.0))
   assert "of its size in a step; a lower learning_rate" in wildly
-  dead = model()
+  dead = built(sequential())
   dead.layers[1].set_weights([np.zeros([6, 1]), np.zeros([1])])
   dead.layers[1].trainable = False
   assert "net/hidden: no gradient reaches it" in findings(
-    LearnedOptimizer(SGD(0.01)), dead
+    LearnedOptimizer(SGD(0.01)), model=dead
   )
   saturating = lstm()
   biases = next(v for v in saturating.variables if v.shape == [20])  # of layer 1
@@ -193,19 +192,19 @@ def test_findings_say_what_is_wrong_and_nothing_else(capsys):
   assert not capsys.readouterr().out
 
 
-def test_findings_are_printed_at_the_end(capsys):
-  fit(model(), LearnedOptimizer(SGD(0.01)), 1, callbacks=[Diagnostics()])
+def test_findings_are_printed_at_the_end(sequential, capsys):
+  fit(sequential(), LearnedOptimizer(SGD(0.01)), 1, callbacks=[Diagnostics()])
   assert "Diagnostics:\n  Nothing stands out" in capsys.readouterr().out
 
 
-def test_it_needs_a_learned_optimizer_and_steps_to_record():
+def test_it_needs_a_learned_optimizer_and_steps_to_record(sequential):
   with pytest.raises(TypeError, match="but the model was compiled with Adam"):
-    fit(model(), keras.optimizers.Adam(), 1, callbacks=[Diagnostics()])
+    fit(sequential(), keras.optimizers.Adam(), 1, callbacks=[Diagnostics()])
   with pytest.raises(ValueError, match="period=0; it must be at least 1"):
     Diagnostics(period=0)
 
 
-def test_nothing_is_written_without_a_directory(tmp_path, monkeypatch):
+def test_nothing_is_written_without_a_directory(record, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   record(LearnedOptimizer(lstm()))
   assert not list(pathlib.Path(tmp_path).iterdir())

@@ -10,6 +10,7 @@ are, in one call.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from l2l_tf.optimizers import Optimizer
@@ -49,12 +50,37 @@ class Blocks:
       self._advance_block, jit_compile=optimizer.jit_compile, autograph=False
     )
 
-  def initial_states(self, params: Sequence[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
-    """Yields each block's initial state, flat, in the types in which it is kept."""
-    for block in self._split(params):
+  def initial_states(self) -> Iterator[list[tf.Tensor]]:
+    """Yields each block's initial state, flat, in the types in which it is kept.
+
+    It is made from shapes and types alone: a model that is built while its first step
+    is traced has variables, but no values in them yet.
+    """
+    for block in self._split(self._filled([None] * len(self._specs))):
       state = self._optimizer.initial_state(block)
       self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, state)
       yield self._pack(state)
+
+  @property
+  def num_leaves(self) -> int:
+    """Tensors in the state of one block, after `initial_states`."""
+    return len(tf.nest.flatten(self._state_spec))
+
+  def joined(self, states: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Returns the state as if there were one block: arrays [..., all coordinates]."""
+    join = lambda parts: np.concatenate(parts, -1)[..., : self._layout.size]
+    if not self._optimizer.is_coordinatewise:
+      return list(states[0])
+    return [join(x) if x[0].ndim else x[0] for x in zip(*states, strict=True)]
+
+  def cut(self, leaves: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Returns the state of each block: the inverse of `joined`, padded with zeros."""
+    if not self._optimizer.is_coordinatewise:
+      return [list(leaves)]
+    count, padding = self._layout.count, [(0, self._layout.padding)]
+    pad = lambda x: np.pad(x, [(0, 0)] * (x.ndim - 1) + padding)
+    split = lambda x: np.split(pad(x), count, -1) if x.ndim else [x] * count
+    return [list(block) for block in zip(*map(split, leaves))]
 
   def step(
     self,

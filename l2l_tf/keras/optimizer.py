@@ -6,24 +6,28 @@ the mathematics, which is the wrapped `l2l_tf.Optimizer`'s.
 
 import base64
 import copy
-import json
 import os
+import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from l2l_tf import cards, export
+from l2l_tf.keras import gradients, saved_state, transfer
 from l2l_tf.keras.blocks import Blocks
+from l2l_tf.keras.saved_state import SavedState, path_of
 from l2l_tf.optimizers import Optimizer
 
 _REMEDY = (
   "lower the loss's scale, look for a NaN in the data, or give"
   " LearnedOptimizer(nonfinite_gradients='skip')"
 )
+_STRICT = "Give LearnedOptimizer(mismatched_state='raise') to make this an error."
+_LENIENT = "Leave out mismatched_state='raise' to go on with a fresh state there."
 _STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16 has too few exponents
 
 
@@ -52,6 +56,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   A variable without a gradient stays where it is, and so does its state; but an
   optimizer that is not coordinate-wise reads a zero there.
 
+  Saved state is taken over variable by variable: all of it by position where the
+  variables' shapes agree, otherwise, after layers were frozen, thawed or replaced,
+  for those whose path and shape agree. An optimizer that is not coordinate-wise
+  keeps one state for the whole model, which is taken over as a whole or not at all.
+  `block_size`, `state_dtype` and Keras's options may differ from those it was saved
+  with. What was not restored, and why, is said in one warning.
+
   A process that loads such a model imports `l2l_tf.keras` first, so that Keras knows
   the class.
   """
@@ -62,6 +73,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
     *,
     nonfinite_gradients: str = "raise",
+    mismatched_state: str = "warn",
     block_size: int | None = 1 << 14,
     state_dtype: str | None = None,
     name: str = "learned_optimizer",
@@ -82,6 +94,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         `compile(jit_compile=True)`, and by default on a GPU) nothing can be raised:
         there the step is skipped, and `check_gradients` raises, which `fit` calls
         when it ends, and `Diagnostics` after every batch.
+      mismatched_state: what to do where saved state that is loaded does not fit this
+        model or optimizer: "warn" and go on with a fresh state there, as Keras's
+        optimizers do, or "raise" an error and load nothing.
       block_size: coordinates that one call moves, at most, which bounds a step's
         temporary memory; None for all at once. For optimizers that treat each
         coordinate by itself; others see whole tensors. XLA compiles every block by
@@ -101,12 +116,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       ValueError: for another argument that does not fit.
     """
     super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-    _check_arguments(nonfinite_gradients, block_size, state_dtype)
+    _check_arguments(nonfinite_gradients, mismatched_state, block_size, state_dtype)
     self._optimizer = _private_copy(optimizer)
     self._nonfinite_gradients = nonfinite_gradients
+    self._mismatched_state = mismatched_state
     self._block_size = block_size
     self._state_dtype = state_dtype
-    self._pending: dict[str, np.ndarray] | None = None  # loaded before it was built
+    self._pending: _Pending | None = None  # loaded before it was built
     self._observers: weakref.WeakSet = weakref.WeakSet()
     self._known_skips = 0  # of which `check_gradients` says nothing any more
 
@@ -136,28 +152,42 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     Raises:
       ValueError: if it was built on others, or one is not of floating point.
     """
-    variables = list(variables)
+    variables = gradients.distinct(variables, self._var_key)
     if self.built:
       self._check_variables_are_known(variables)
       return
     if not variables:  # Keras builds for those of a frozen model.
       return
     _check_variables(variables)
-    if self._pending is not None:
-      self._check_model(self._pending, variables)
     num_own = len(self.variables)
-    super().build(variables)
-    specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
-    self._blocks = Blocks(self._optimizer, specs, self._block_size, self._state_dtype)
-    self._skipped = self.add_variable((), dtype="int64", name="skipped_steps")
     with tf.init_scope():  # The first step may be traced already.
-      states = self._blocks.initial_states([tf.convert_to_tensor(v) for v in variables])
+      super().build(variables)
+      specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+      self._blocks = Blocks(self._optimizer, specs, self._block_size, self._state_dtype)
+      self._skipped = self.add_variable((), dtype="int64", name="skipped_steps")
       self._states = [
         [self._add_state(f"block_{i}_state_{k}", x) for k, x in enumerate(state)]
-        for i, state in enumerate(states)
+        for i, state in enumerate(self._blocks.initial_states())
       ]
       if self._pending is not None:
         self._load_pending(num_own)
+
+  def apply(self, grads, trainable_variables=None) -> None:
+    """Takes one step, as every Keras optimizer does.
+
+    Args:
+      grads: a gradient, or None, for each variable.
+      trainable_variables: Keras's or TensorFlow's variables, by default those that it
+        was built for. The gradients of one that is listed more than once are summed.
+
+    Raises:
+      ValueError: if a gradient does not have its variable's shape.
+    """
+    if trainable_variables is not None:
+      grads, trainable_variables = gradients.summed(
+        grads, trainable_variables, self._var_key
+      )
+    super().apply(grads, trainable_variables)
 
   def check_gradients(self) -> None:
     """Raises, where that is wished, for steps skipped since it was called last.
@@ -184,6 +214,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     return super().get_config() | {
       "optimizer": base64.b64encode(export.dumps(self._optimizer)).decode(),
       "nonfinite_gradients": self._nonfinite_gradients,
+      "mismatched_state": self._mismatched_state,
       "block_size": self._block_size,
       "state_dtype": self._state_dtype,
     }
@@ -194,32 +225,37 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     return super().from_config(config | {"optimizer": optimizer}, custom_objects)
 
   def save_own_variables(self, store) -> None:
-    """Writes state and learned weights, and of what variables the state is."""
-    if self._pending is not None:  # What the own variables would be without.
-      for key, array in self._pending.items():
-        store[key] = array
-      return
-    super().save_own_variables(store)
-    for i, weight in enumerate(self._optimizer.variables):
-      store[f"weight_{i}"] = weight.numpy()
-    store["shapes"] = _shapes(self._trainable_variables)
+    """Writes state and learned weights, and which variables the state belongs to."""
+    saved = self._state_variables().snapshot()
+    if self._pending is not None:  # What was loaded, but for what is in use already.
+      loaded = self._pending.loaded
+      scalars = loaded.scalars | saved.scalars
+      saved = loaded._replace(scalars=scalars, weights=saved.weights)
+    saved_state.write(saved, store)
 
   def load_own_variables(self, store) -> None:
     """Reads what `save_own_variables` wrote; before `build`, the state waits for it.
 
+    What does not fit is left as it is, with one warning.
+
     Raises:
-      ValueError: if it is the state of another optimizer, or for another model.
+      ValueError: instead, if `mismatched_state` is "raise".
     """
-    loaded = {key: np.asarray(store[key]) for key in sorted(store.keys())}
-    if not loaded:  # Saved without an optimizer.
+    if not list(store.keys()):  # Saved without an optimizer.
       return
-    self._check_kind(loaded)
-    is_unused = loaded["shapes"].tobytes() == b"[]"  # saved before its first step
-    whole = self.built and not is_unused
-    num_own = 1 + isinstance(self._learning_rate, keras.Variable)
-    self._load(loaded, self.variables if whole else self.variables[:num_own], whole)
-    if not self.built and not is_unused:
-      self._pending = loaded
+    try:
+      loaded = self._read(store)
+    except saved_state.ForeignStateError as error:
+      self._say_mismatches([f"nothing was restored, as {error}"])
+      return
+    variables = self._state_variables()
+    fresh = variables.snapshot()
+    restored, problems = self._merged(fresh, loaded)
+    self._say_mismatches(problems)
+    if not self.built and restored is not fresh:
+      self._pending = _Pending(loaded, fresh) if loaded.variables else None
+    variables.assign(restored)
+    self._known_skips = self.skipped_steps
 
   def _apply_weight_decay(self, variables) -> None:
     """Leaves it to `_move`, which knows whether the gradients are finite."""
@@ -233,7 +269,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       variables[0],
       lambda first, *args: self._move(*args),
       args=(
-        [v.value for v in self._trainable_variables],
+        [_value(v) for v in self._trainable_variables],
         dict(zip(indices, grads)),
         tf.nest.map_structure(lambda v: v.value, self._states),
         self._skipped.value,
@@ -244,7 +280,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
   def _move(self, variables, grads, states, skipped, learning_rate) -> None:
     """Moves those of `variables` that have an entry, by index, in `grads`."""
-    grads = {i: self._checked(i, tf.convert_to_tensor(g)) for i, g in grads.items()}
+    grads = {
+      i: self._checked(i, gradients.dense(g, variables[i])) for i, g in grads.items()
+    }
     finite = [tf.reduce_all(tf.math.is_finite(g)) for g in grads.values()]
     is_finite = tf.reduce_all(finite)
     skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
@@ -274,7 +312,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   def _checked(self, index: int, grad: tf.Tensor) -> tf.Tensor:
     if self._nonfinite_gradients == "skip":
       return grad
-    path = self._trainable_variables[index].path
+    path = path_of(self._trainable_variables[index])
     return tf.debugging.check_numerics(
       grad,
       f"The gradient of {path!r} is not finite; {_REMEDY}",
@@ -286,62 +324,85 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     dtype = keras.backend.standardize_dtype(value.dtype)
     return self.add_variable(tuple(value.shape), initializer, dtype, name=name)
 
-  def _load(
-    self, loaded: dict[str, np.ndarray], variables: list[keras.Variable], whole: bool
-  ) -> None:
-    """Assigns the first variables, and the weights; `whole` if nothing is left over."""
-    if whole:
-      self._check_model(loaded, self._trainable_variables)
-    targets = {str(i): v for i, v in enumerate(variables)}
-    for i, weight in enumerate(self._optimizer.variables):
-      targets[f"weight_{i}"] = weight
-    expected = {key: tuple(v.shape) for key, v in targets.items()}
-    arrays = {k: x for k, x in loaded.items() if k in expected or whole}
-    found = {key: array.shape for key, array in arrays.items() if key != "shapes"}
-    if found != expected:
-      raise ValueError(
-        f"{self.name!r} was given the state of an optimizer with other layers,"
-        f" block_size or options ({len(found)} arrays for {len(expected)}); construct"
-        " it with the arguments with which it was saved."
-      )
-    for key, target in targets.items():
-      target.assign(loaded[key])
-    if whole:
-      self._known_skips = int(self._skipped.numpy())
+  def _state_variables(self) -> saved_state.StateVariables:
+    scalars = {"iteration": self._iterations}
+    if isinstance(self._learning_rate, keras.Variable):
+      scalars["learning_rate"] = self._learning_rate
+    slots = {}
+    if self.built:
+      scalars["skipped_steps"] = self._skipped
+      if self.use_ema:
+        slots["average"] = self._model_variables_moving_average
+      if self.gradient_accumulation_steps:
+        slots["accumulator"] = self._accumulated_gradients
+    return saved_state.StateVariables(
+      kind=type(self._optimizer).__name__,
+      model=self._trainable_variables if self.built else [],
+      scalars=scalars,
+      slots=slots,
+      blocks=self._blocks if self.built else None,
+      states=self._states if self.built else [],
+      weights=self._optimizer.variables,
+    )
+
+  def _read(self, store) -> SavedState:
+    num_leaves = None
+    if self._optimizer.is_coordinatewise:
+      state = self._optimizer.initial_state([tf.zeros([1])])
+      num_leaves = len(tf.nest.flatten(state))
+    has_rate = isinstance(self._learning_rate, keras.Variable)
+    return saved_state.read(store, num_leaves, has_rate, self.use_ema)
 
   def _load_pending(self, num_own: int) -> None:
-    """Loads the state that waited; one that does not fit undoes the build."""
-    own = {str(i): v.numpy() for i, v in enumerate(self.variables[:num_own])}
+    """Loads the state that waited; an error undoes the build."""
+    loaded, before = self._pending
+    variables = self._state_variables()
+    now = variables.snapshot()
+    fresh = now._replace(scalars=now.scalars | before.scalars, weights=before.weights)
+    restored, problems = self._merged(fresh, loaded)
     try:
-      self._load(self._pending | own, self.variables, whole=True)
+      self._say_mismatches(problems)
     except ValueError:
       for variable in self.variables[num_own:]:
         self._untrack_variable(variable)
       self.built = False
       raise
+    if restored is not fresh:  # What was set since it was loaded stays.
+      in_use = {name: now.scalars[name] for name in before.scalars}
+      restored = restored._replace(scalars=restored.scalars | in_use)
     self._pending = None
+    variables.assign(restored)
+    self._known_skips = self.skipped_steps
 
-  def _check_kind(self, loaded: dict[str, np.ndarray]) -> None:
-    if "shapes" not in loaded:
-      raise ValueError(
-        f"{self.name!r} was given the state of another kind of optimizer"
-        f" ({len(loaded)} arrays); compile the model with the optimizer that it was"
-        " saved with, or load the weights before compile."
-      )
+  def _merged(self, fresh: SavedState, loaded: SavedState):
+    """Returns `fresh` with all of `loaded` that fits, and sentences on the rest."""
+    # Keras begins a moving average in the first step, which a restored run is past.
+    begun = fresh._replace(slots=fresh.slots | self._begun_averages())
+    is_coordinatewise = self._optimizer.is_coordinatewise
+    restored, problems = transfer.merged(begun, loaded, is_coordinatewise)
+    return fresh if restored is begun else restored, problems
 
-  def _check_model(
-    self, loaded: dict[str, np.ndarray], variables: Sequence[keras.Variable]
-  ) -> None:
-    own, given = _shapes(variables).tobytes(), loaded["shapes"].tobytes()
-    if own != given:
-      raise ValueError(
-        f"{self.name!r} was given the state of a model whose variables have shapes"
-        f" {given.decode()}; those of this model have {own.decode()}."
-      )
+  def _begun_averages(self) -> dict[str, list[np.ndarray | None]]:
+    """The moving averages at the variables' values, where they have any yet."""
+    if not (self.built and self.use_ema):
+      return {}
+    pairs = zip(self._model_variables_moving_average, self._trainable_variables)
+    source = lambda average, v: v if _value(v).is_initialized() else average
+    return {"average": [None if a is None else source(a, v).numpy() for a, v in pairs]}
+
+  def _say_mismatches(self, problems: Sequence[str]) -> None:
+    if problems:
+      strict = self._mismatched_state == "raise"
+      remedy = _LENIENT if strict else _STRICT
+      found = "; ".join(problems)
+      message = f"{self.name!r} did not restore all of its state: {found}. {remedy}"
+      if strict:
+        raise ValueError(message)
+      warnings.warn(message, stacklevel=3)
 
   def _check_variables_are_known(self, variables):
     known = self._trainable_variables_indices
-    unknown = [v.path for v in variables if self._var_key(v) not in known]
+    unknown = [path_of(v) for v in variables if self._var_key(v) not in known]
     if unknown:
       raise ValueError(
         f"{self.name!r} was built for another model and does not know"
@@ -349,10 +410,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       )
 
 
-def _shapes(variables: Sequence[keras.Variable]) -> np.ndarray:
-  """The variables' shapes as an array, which any store can hold."""
-  shapes = [list(v.shape) for v in variables]
-  return np.frombuffer(json.dumps(shapes).encode(), np.uint8)
+class _Pending(NamedTuple):
+  """A state that was loaded before the variables that it belongs to were known."""
+
+  loaded: SavedState
+  before: SavedState  # what it would replace
+
+
+def _value(variable: Any) -> tf.Variable:
+  """Returns the TensorFlow variable of a Keras one, or the variable itself."""
+  return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _private_copy(optimizer: Any) -> Optimizer:
@@ -367,11 +434,15 @@ def _private_copy(optimizer: Any) -> Optimizer:
   )
 
 
-def _check_arguments(nonfinite_gradients: Any, block_size: Any, state_dtype: Any):
+def _check_arguments(nonfinite_gradients, mismatched_state, block_size, state_dtype):
   if nonfinite_gradients not in ("raise", "skip"):
     raise ValueError(
       f"nonfinite_gradients={nonfinite_gradients!r} is unknown; choose 'raise' or"
       " 'skip'."
+    )
+  if mismatched_state not in ("raise", "warn"):
+    raise ValueError(
+      f"mismatched_state={mismatched_state!r} is unknown; choose 'raise' or 'warn'."
     )
   if block_size is not None and not (isinstance(block_size, int) and block_size > 0):
     raise ValueError(
@@ -388,6 +459,11 @@ def _check_variables(variables: Sequence[keras.Variable]) -> None:
   for v in variables:
     if not tf.as_dtype(v.dtype).is_floating:
       raise ValueError(
-        f"LearnedOptimizer cannot move {v.path!r} of type {v.dtype}; its variables must"
-        " be of floating point. Make this one not trainable."
+        f"LearnedOptimizer cannot move {path_of(v)!r} of type {v.dtype}; its variables"
+        " must be of floating point. Make this one not trainable."
+      )
+    if not tf.TensorShape(v.shape).is_fully_defined():
+      raise ValueError(
+        f"LearnedOptimizer cannot keep a state for {path_of(v)!r} of shape"
+        f" {v.shape}; its variables must have fixed shapes."
       )

@@ -1,0 +1,63 @@
+"""Gradients as users hand them to a Keras optimizer, made ready for one step."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from l2l_tf.keras.saved_state import path_of
+
+
+def distinct(variables: Sequence[Any], key: Callable[[Any], Hashable]) -> list[Any]:
+  """Returns each variable once, in the order in which they come first."""
+  found: dict[Hashable, Any] = {}
+  for variable in variables:
+    found.setdefault(key(variable), variable)
+  return list(found.values())
+
+
+def summed(
+  grads: Sequence[Any], variables: Sequence[Any], key: Callable[[Any], Hashable]
+) -> tuple[list[Any], list[Any]]:
+  """Sums the gradients of each variable that is listed more than once.
+
+  Args:
+    grads: a tensor, IndexedSlices, or None for each variable.
+    variables: Keras's or TensorFlow's.
+    key: what tells variables apart.
+
+  Returns:
+    The gradients and the variables, each of which is listed once.
+  """
+  grads, variables = list(grads), list(variables)
+  unique = distinct(variables, key)
+  if len(unique) == len(variables):
+    return grads, variables
+  parts: dict[Hashable, list[Any]] = {key(v): [] for v in unique}
+  for grad, variable in zip(grads, variables):
+    if grad is not None:
+      parts[key(variable)].append(dense(grad, variable))
+  add = lambda given: tf.add_n(given) if given else None
+  return [add(parts[key(v)]) for v in unique], unique
+
+
+def dense(grad: Any, variable: Any) -> tf.Tensor:
+  """Returns a gradient as a tensor of its variable's shape, the one that is trusted.
+
+  Gradients of gathered rows, or of inputs of unknown length, often have no static
+  shape.
+
+  Raises:
+    ValueError: if the gradient has another shape.
+  """
+  if isinstance(grad, tf.IndexedSlices):
+    rows = variable.shape[0]
+    grad = tf.math.unsorted_segment_sum(grad.values, grad.indices, rows)
+  grad = tf.convert_to_tensor(grad)
+  if not grad.shape.is_compatible_with(variable.shape):
+    raise ValueError(
+      f"The gradient of {path_of(variable)!r} has shape {grad.shape}, but the variable"
+      f" has shape {tuple(variable.shape)}; give each variable the gradient of the loss"
+      " with respect to it."
+    )
+  return tf.ensure_shape(grad, variable.shape)

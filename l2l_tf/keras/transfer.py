@@ -1,0 +1,161 @@
+"""Which part of a saved state another `LearnedOptimizer` can take over."""
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from l2l_tf.keras.saved_state import SavedState, VariableSpec
+
+_OTHER_OPTIONS = "its optimizer has other layers or options"
+
+
+def match(own: Sequence[VariableSpec], saved: Sequence[VariableSpec]) -> dict[int, int]:
+  """Finds which saved variable each own one is.
+
+  All of them by position where the shapes agree, as Keras matches an optimizer's
+  variables. Otherwise, where layers were frozen, thawed or replaced, by path and
+  shape; and as Keras numbers the names of layers and models anew within a process, by
+  order among those whose paths differ in these numbers alone, if they are as many.
+
+  Returns:
+    The position in `saved` by that in `own`.
+  """
+  if [v.shape for v in own] == [v.shape for v in saved]:
+    return {i: i for i in range(len(own))}
+  found: dict[int, int] = {}
+  for key in (lambda v: v, _without_numbers):
+    ours = _groups(own, key, taken=found.keys())
+    theirs = _groups(saved, key, taken=found.values())
+    for name, positions in ours.items():
+      if len(positions) == len(theirs.get(name, [])):
+        found |= dict(zip(positions, theirs[name]))
+  return found
+
+
+def _groups(variables, key, taken) -> dict[Hashable, list[int]]:
+  taken, groups = set(taken), defaultdict(list)
+  for i, variable in enumerate(variables):
+    if variable.path and i not in taken:
+      groups[key(variable)].append(i)
+  return groups
+
+
+def _without_numbers(variable: VariableSpec) -> VariableSpec:
+  """Drops the numbers of layers, and the name of the model that they lie in."""
+  *layers, name = variable.path.split("/")
+  names = [re.sub(r"_\d+$", "", layer) for layer in layers[1:] or layers]
+  return variable._replace(path="/".join([*names, name]))
+
+
+def merged(
+  own: SavedState, saved: SavedState, is_coordinatewise: bool
+) -> tuple[SavedState, list[str]]:
+  """Takes over what fits.
+
+  Args:
+    own: the state of an optimizer that was just built.
+    saved: another one's.
+    is_coordinatewise: whether every coordinate's state can be moved by itself.
+
+  Returns:
+    `own` with all of `saved` that fits, and sentences on what does not. Where nothing
+    fits, it is `own` itself.
+  """
+  reason = _other_optimizer(own, saved)
+  if reason:
+    return own, [f"nothing was restored, as {reason}"]
+  scalars = {k: saved.scalars.get(k, x) for k, x in own.scalars.items()}
+  weights = [y.astype(x.dtype) for x, y in zip(own.weights, saved.weights)]
+  begun = own._replace(scalars=scalars, weights=weights)
+  if not (own.variables and saved.variables):  # Before the first step of one of them.
+    return begun, []
+  pairs = match(own.variables, saved.variables)
+  difference = _difference(own, saved, pairs)
+  reason = _whole_is_unfit(own, saved, difference, is_coordinatewise)
+  if reason or not pairs:
+    return own, [f"nothing was restored, as {reason or difference}"]
+  slots, lost = _merged_slots(own, saved, pairs)
+  state = [
+    _merged_leaf(x, y, own.variables, saved.variables, pairs, is_coordinatewise)
+    for x, y in zip(own.state, saved.state)
+  ]
+  problems = [difference] if difference else []
+  return begun._replace(slots=slots, state=state), problems + lost
+
+
+def _other_optimizer(own: SavedState, saved: SavedState) -> str | None:
+  """Says in what the optimizers differ, if in their kind or their weights."""
+  if saved.kind not in (None, own.kind):
+    return f"it is the state of {saved.kind}, and this is {own.kind}"
+  if _shapes(own.weights) != _shapes(saved.weights):
+    return _OTHER_OPTIONS
+  return None
+
+
+def _whole_is_unfit(own, saved, difference, is_coordinatewise) -> str | None:
+  """Says why the state cannot be cut into that of this model's variables, if so."""
+  if is_coordinatewise:
+    outer = lambda arrays: [(np.ndim(x), np.shape(x)[:-1]) for x in arrays]
+    return None if outer(own.state) == outer(saved.state) else _OTHER_OPTIONS
+  if difference:
+    return f"{own.kind} keeps one state for the whole model, and {difference}"
+  return None if _shapes(own.state) == _shapes(saved.state) else _OTHER_OPTIONS
+
+
+def _shapes(arrays: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
+  return [np.shape(x) for x in arrays]
+
+
+def _difference(own: SavedState, saved: SavedState, pairs: Mapping[int, int]) -> str:
+  """Names the variables that have no saved state, and states without a variable."""
+  fresh = [v for i, v in enumerate(own.variables) if i not in pairs]
+  taken = set(pairs.values())
+  dropped = [v for i, v in enumerate(saved.variables) if i not in taken]
+  sentences = []
+  if fresh:
+    sentences.append(f"there is no saved state for {_names(fresh)}")
+  if dropped:
+    sentences.append(f"this model does not train {_names(dropped)}")
+  return ", and ".join(sentences)
+
+
+def _names(variables: Sequence[VariableSpec], most: int = 5) -> str:
+  name = lambda v: f"{v.path or 'a variable'} of shape {list(v.shape)}"
+  more = [f"{len(variables) - most} more"] if len(variables) > most else []
+  return ", ".join([*map(name, variables[:most]), *more])
+
+
+def _merged_slots(own, saved, pairs):
+  """Takes over what Keras's options keep; says what was lost of it."""
+  slots, lost = {}, []
+  for name, arrays in own.slots.items():
+    theirs = saved.slots.get(name, [None] * len(saved.variables))
+    slots[name] = [
+      x if x is None or i not in pairs or theirs[pairs[i]] is None else theirs[pairs[i]]
+      for i, x in enumerate(arrays)
+    ]
+  for name in saved.slots.keys() - own.slots.keys():
+    option = {"average": "use_ema", "accumulator": "gradient_accumulation_steps"}[name]
+    lost.append(f"the saved {name}s were dropped, as {option} is not set")
+  return slots, lost
+
+
+def _merged_leaf(own, saved, own_variables, saved_variables, pairs, is_coordinatewise):
+  """One tensor of the state, in which the saved coordinates replace the own."""
+  saved = saved.astype(own.dtype)
+  if not is_coordinatewise or not own.ndim:
+    return saved
+  ends = lambda variables: np.cumsum([0] + [v.size for v in variables])
+  to, since, leaf = ends(own_variables), ends(saved_variables), own.copy()
+  for i, j in pairs.items():
+    leaf[..., to[i] : to[i + 1]] = saved[..., since[j] : since[j + 1]]
+  return leaf
+
+
+def described(problems: Sequence[str], name: str, remedy: str) -> str:
+  """One sentence that names the optimizer, all problems, and what can be done."""
+  return (
+    f"{name!r} did not restore all of its saved state: {'; '.join(problems)}. {remedy}"
+  )

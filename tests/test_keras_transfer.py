@@ -1,0 +1,208 @@
+"""Saved state that does not fit, or not wholly: what is restored, and what is said."""
+
+import functools
+import re
+import warnings
+
+import keras
+import keras_models
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras_models import X, Y, built, fit, lstm, ten_losses, weights
+
+from l2l_tf.keras import LearnedOptimizer, transfer
+from l2l_tf.keras.saved_state import VariableSpec
+from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Partition, RNNprop, Where
+
+
+def trained(sequential, path, optimizer, epochs=2):
+  """Saves the weights of a model that was fitted; returns the model."""
+  model = sequential()
+  fit(model, optimizer, epochs)
+  model.save_weights(path)
+  return model
+
+
+def loaded(model, optimizer, path, is_built, **options):
+  """Loads those weights into a model compiled for another optimizer."""
+  built(model).compile(optimizer, "mse")
+  if is_built:
+    optimizer.build(model.trainable_variables)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model.load_weights(path, **options)
+    optimizer.build(model.trainable_variables)
+  said = [str(w.message) for w in caught if "did not restore" in str(w.message)]
+  assert len(said) <= 1
+  return said
+
+
+def state_of(optimizer):
+  """The state by variable path: arrays [..., size], and each scalar."""
+  saved = optimizer._state_variables().snapshot()
+  ends = np.cumsum([v.size for v in saved.variables])[:-1]
+  parts = [np.split(x, ends, -1) for x in saved.state if x.ndim]
+  paths = [v.path.split("/", 1)[1] for v in saved.variables]
+  return dict(zip(paths, zip(*parts))), saved
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+@pytest.mark.parametrize("make", [lstm, RNNprop, lambda: Adam(0.01)])
+@pytest.mark.parametrize(
+  "options", [{"block_size": 5}, {"block_size": None}, {"state_dtype": "bfloat16"}]
+)
+def test_other_blocks_and_types_are_converted(tmp_path, make, options, is_built):
+  sequential = functools.partial(keras_models.sequential, True)
+  path = tmp_path / "m.weights.h5"
+  model = trained(sequential, path, LearnedOptimizer(make(), 0.1, block_size=16))
+  other = sequential(seed=1)
+  said = loaded(other, LearnedOptimizer(make(), **options), path, is_built)
+  assert said == [] and other.optimizer.iterations == 8
+  rtol = 0.02 if "state_dtype" in options else 1e-5
+  np.testing.assert_allclose(ten_losses(other), ten_losses(model), rtol=rtol)
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_a_new_head_leaves_the_body_its_state(tmp_path, is_built, use_ema):
+  def build(classes):
+    layers = [keras.layers.Dense(6, name="body")]
+    layers.append(keras.layers.Dense(classes, name="head"))
+    model = keras.Sequential([keras.Input([4]), *layers])
+    options = {"use_ema": use_ema, "ema_momentum": 0.5, "block_size": 7}
+    model.compile(LearnedOptimizer(Adam(0.01), **options), "mse")
+    return model
+
+  old, new = build(5), build(3)
+  old.fit(X, np.tile(Y, [1, 5]), verbose=0)
+  old.save_weights(tmp_path / "m.weights.h5")
+  optimizer = new.optimizer
+  path = tmp_path / "m.weights.h5"
+  said = loaded(new, optimizer, path, is_built, skip_mismatch=True)
+  assert len(said) == 1
+  assert re.search(
+    r"no saved state for .*head/kernel of shape \[6, 3\], .*bias", said[0]
+  )
+  assert "does not train" in said[0] and "mismatched_state='raise'" in said[0]
+  (before, _), (after, saved) = state_of(old.optimizer), state_of(new.optimizer)
+  for name in ("body/kernel", "body/bias"):
+    np.testing.assert_array_equal(after[name], before[name])
+  assert not np.any(
+    [np.any(x) for x in after[new.layers[1].path.split("/")[-1] + "/kernel"]]
+  )
+  if use_ema:  # The average of the new head begins where the head is.
+    np.testing.assert_array_equal(saved.slots["average"][2], new.layers[1].kernel)
+  losses = new.fit(X, np.tile(Y, [1, 3]), epochs=3, verbose=0).history["loss"]
+  assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+@pytest.mark.parametrize("frozen_first", [True, False])
+def test_layers_frozen_or_thawed_in_between(tmp_path, is_built, frozen_first):
+  def build(is_frozen):
+    layers = [keras.layers.Dense(4, "tanh", name=n) for n in ("one", "two", "three")]
+    layers[0].trainable = not is_frozen
+    return keras.Sequential([keras.Input([4]), *layers])
+
+  old, new = build(frozen_first), build(not frozen_first)
+  fit(old, LearnedOptimizer(lstm()))
+  old.save_weights(tmp_path / "m.weights.h5")
+  said = loaded(new, LearnedOptimizer(lstm()), tmp_path / "m.weights.h5", is_built)
+  what = "no saved state for" if frozen_first else "this model does not train"
+  assert len(said) == 1 and re.search(f"{what} .*one/kernel.*one/bias", said[0])
+  (before, _), (after, _) = state_of(old.optimizer), state_of(new.optimizer)
+  for name in before.keys() & after.keys():
+    for x, y in zip(after[name], before[name], strict=True):
+      np.testing.assert_array_equal(x, y)
+      assert np.any(x)
+  assert len(before.keys() & after.keys()) == 4
+  fit(new, new.optimizer)
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+@pytest.mark.parametrize(
+  "other",
+  [
+    keras.optimizers.Adam,
+    lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    lambda: LearnedOptimizer(SGD(0.01)),
+    lambda: LearnedOptimizer(CoordinatewiseLSTM((3,))),
+    lambda: LearnedOptimizer(RNNprop((4,))),
+  ],
+)
+def test_state_of_another_optimizer_is_left(sequential, tmp_path, other, is_built):
+  path, optimizer = tmp_path / "m.weights.h5", LearnedOptimizer(lstm(seed=3), 0.5)
+  phi = [v.numpy() for v in optimizer.optimizer.variables]
+  model = trained(sequential, path, other())
+  new = sequential(seed=1)
+  said = loaded(new, optimizer, path, is_built)
+  assert len(said) == 1 and "nothing was restored, as" in said[0]
+  np.testing.assert_array_equal(weights(new), weights(model))
+  assert optimizer.iterations == 0 and optimizer.learning_rate == 0.5
+  for value, variable in zip(phi, optimizer.optimizer.variables):
+    np.testing.assert_array_equal(value, variable)
+  fresh = sequential()
+  built(fresh).set_weights(new.get_weights())
+  again = fit(fresh, LearnedOptimizer(lstm(seed=3), 0.5))
+  assert fit(new, optimizer) == again
+  strictly = built(sequential())
+  strictly.compile(LearnedOptimizer(lstm(), mismatched_state="raise"), "mse")
+  with pytest.raises(ValueError, match="Leave out mismatched_state='raise'"):
+    strictly.load_weights(path)
+
+
+def test_a_state_for_whole_models_is_taken_over_whole_or_not_at_all(tmp_path):
+  def build(units):
+    layers = [keras.layers.Dense(units), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input([4]), *layers])
+    variables = [(v.path, v.shape, "") for v in model.trainable_variables]
+    everything = Where()
+    return model, Partition([(everything, lstm())], variables)
+
+  path = tmp_path / "m.weights.h5"
+  model, partition = build(6)
+  fit(model, LearnedOptimizer(partition))
+  model.save_weights(path)
+  same, partition = build(6)
+  assert loaded(same, LearnedOptimizer(partition), path, True) == []
+  assert ten_losses(same) == ten_losses(model)
+  wider, partition = build(7)
+  optimizer = LearnedOptimizer(partition)
+  said = loaded(wider, optimizer, path, True, skip_mismatch=True)
+  assert "Partition keeps one state for the whole model" in said[0]
+  assert optimizer.iterations == 0
+
+
+def test_dropped_averages_are_named(sequential, tmp_path):
+  path = tmp_path / "m.weights.h5"
+  trained(sequential, path, LearnedOptimizer(lstm(), use_ema=True))
+  said = loaded(sequential(), LearnedOptimizer(lstm()), path, True)
+  assert "the saved averages were dropped, as use_ema is not set" in said[0]
+
+
+# Which variable is which
+
+_PATHS = st.sampled_from(["net/a/kernel", "net/a_1/kernel", "net_3/b/bias", "b/bias"])
+_SPECS = st.lists(
+  st.builds(VariableSpec, _PATHS, st.sampled_from([(2,), (3, 2)])), max_size=6
+)
+
+
+@given(_SPECS, _SPECS)
+def test_a_match_is_one_to_one_and_keeps_shapes(own, saved):
+  pairs = transfer.match(own, saved)
+  assert len(set(pairs.values())) == len(pairs)
+  assert all(own[i].shape == saved[j].shape for i, j in pairs.items())
+  assert transfer.match(own, own) == {i: i for i in range(len(own))}
+
+
+def test_names_numbered_anew_are_matched_in_order_and_only_if_that_is_clear():
+  spec = lambda path: VariableSpec(path, (4, 4))
+  old = [spec("net/dense/kernel"), spec("net/dense_1/kernel")]
+  head = VariableSpec("net/head/kernel", (4, 2))
+  new = [spec("net_1/dense_2/kernel"), spec("net_1/dense_3/kernel")]
+  assert transfer.match([*new, head], old) == {0: 0, 1: 1}
+  assert transfer.match(new[1:], old) == {}  # which of the two it is cannot be known
+  assert transfer.match(old[1:], old) == {0: 1}
