@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf import dtypes
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.optimizers import Optimizer, blocks
 from l2l_tf.problems import Problem
@@ -33,7 +34,7 @@ class Window(NamedTuple):
   """What one window gives."""
 
   meta_gradient: list[tf.Tensor]  # like the optimizer's trainable variables
-  meta_loss: tf.Tensor  # []
+  meta_loss: tf.Tensor  # [], float32 at least
   carry: unroll_lib.Carry  # where the next window starts
   observed: object  # each [length, ...]
 
@@ -109,6 +110,7 @@ class TruncatedBPTT:
     if whole:
       run = tf.function(run, jit_compile=True, autograph=False)
     end, (losses, later, observed) = run(task, carry, length)
+    (losses,) = dtypes.for_sum([losses])
     weights = self._weights_of(length, losses.dtype)
     with tf.name_scope("meta_gradient"):
       recorded = tf.nest.map_structure(
@@ -134,6 +136,7 @@ class TruncatedBPTT:
         self.evaluate,
       )
       with tf.name_scope("meta_loss"):
+        (losses,) = dtypes.for_sum([losses])
         meta_loss = tf.reduce_sum(self._weights_of(length, losses.dtype) * losses)
     with tf.name_scope("meta_gradient"):
       gradient = tape.gradient(

@@ -51,7 +51,7 @@ def first_order(problem, params, constants, seed):
     loss, grads = _evaluate(problem, list(params), constants, seed)
 
     def backward(d_loss, *unused_d_grads):
-      return [d_loss * g for g in grads]
+      return [tf.cast(d_loss, g.dtype) * g for g in grads]
 
     return (loss, *grads), backward
 

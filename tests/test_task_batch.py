@@ -8,7 +8,14 @@ from l2l_tf import devices, meta_train, seeds, unroll
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM, Partition, Where
-from l2l_tf.problems import Polynomial, Problem, Quadratic, TaskBatch, digits_mlp
+from l2l_tf.problems import (
+  Ensemble,
+  Polynomial,
+  Problem,
+  Quadratic,
+  TaskBatch,
+  digits_mlp,
+)
 
 SEED = seeds.make(0, seeds.TRAINING, 3)
 
@@ -32,6 +39,9 @@ PROBLEMS = {
   "polynomial": Polynomial,
   "quadratic": lambda: Quadratic(2, 3),
   "without a vectorised form": Sorted,
+  "members of several types": lambda: Ensemble(
+    [Quadratic(2, 3, dtype=d) for d in (tf.float64, tf.float32)]
+  ),
 }
 
 

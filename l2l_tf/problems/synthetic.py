@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import seeds
+from l2l_tf import dtypes, seeds
 from l2l_tf.problems.base import Parameter, Problem
 
 _QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
@@ -186,7 +186,7 @@ class Ensemble(Problem):
   def __call__(self, params, constants, seed):
     keys = seeds.split(seed, len(self._problems))
     members = zip(self._problems, self._weights, self._split(params), constants, keys)
-    return tf.add_n([w * p(x, c, s) for p, w, x, c, s in members])
+    return dtypes.add([w * p(x, c, s) for p, w, x, c, s in members])
 
   def held_out(self, params, constants):
     members = zip(self._problems, self._split(params), constants)

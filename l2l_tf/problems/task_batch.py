@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from l2l_tf import seeds
+from l2l_tf import dtypes, seeds
 from l2l_tf.problems.base import Parameter, Problem
 
 
@@ -50,7 +50,8 @@ class TaskBatch(Problem):
     return _vectorize(loss, (params, *constants))
 
   def __call__(self, params, constants, seed):
-    return tf.reduce_sum(self.task_losses(params, constants, seed))
+    losses = dtypes.for_sum([self.task_losses(params, constants, seed)])
+    return tf.reduce_sum(losses[0])
 
   def held_out(self, params, constants):
     """Evaluates the mean over the tasks."""
