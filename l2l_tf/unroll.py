@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from l2l_tf import seeds
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.problems import Problem
+from l2l_tf.problems import Problem, base
 
 
 class Carry(NamedTuple):
@@ -75,7 +75,7 @@ def draw(problem: Problem, seed: tf.Tensor) -> tuple[Task, list[tf.Tensor]]:
   """Draws the task that `seed` names; returns it and its initial parameters."""
   with tf.name_scope("init/"):
     init_seed, batch_seed = seeds.split(seed, 2)
-    params, constants = problem.init(init_seed)
+    params, constants = base.draw(problem, init_seed)
     return Task(constants, batch_seed), params
 
 

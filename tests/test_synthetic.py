@@ -32,7 +32,7 @@ class SeedValue(Problem):
   """Returns a number that names its seed."""
 
   def init(self, seed):
-    return [], [seed]
+    return [tf.zeros([])], [seed]
 
   def __call__(self, params, constants, seed):
     return tf.cast(seed[0], tf.float32)
@@ -244,11 +244,12 @@ def test_members_of_an_ensemble_get_seeds_of_their_own():
   ensemble = Ensemble([SeedValue(), SeedValue()])
   _, constants = ensemble.init(seeds.make(0))
   assert np.any(constants[0][0] != constants[1][0])
-  total = ensemble([], constants, seeds.make(1))
+  params = [tf.zeros([])] * 2
+  total = ensemble(params, constants, seeds.make(1))
   difference = Ensemble([SeedValue(), SeedValue()], [1, -1])
-  assert difference([], constants, seeds.make(1)) != 0.0
-  assert total == ensemble([], constants, seeds.make(1))
-  assert total != ensemble([], constants, seeds.make(2))
+  assert difference(params, constants, seeds.make(1)) != 0.0
+  assert total == ensemble(params, constants, seeds.make(1))
+  assert total != ensemble(params, constants, seeds.make(2))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.problems.base import Problem
+from l2l_tf.problems.base import Problem, draw
 
 
 class ScaledLoss(Problem):
@@ -36,7 +36,7 @@ class ScaledLoss(Problem):
 
   def init(self, seed):
     task_seed, scale_seed = seeds.split(seed, 2)
-    params, constants = self._problem.init(task_seed)
+    params, constants = draw(self._problem, task_seed)
     return params, (constants, _log_uniform([], scale_seed, self._low, self._high))
 
   def __call__(self, params, constants, seed):
@@ -78,7 +78,7 @@ class ScaledParameters(Problem):
 
   def init(self, seed):
     task_seed, scale_seed = seeds.split(seed, 2)
-    params, constants = self._problem.init(task_seed)
+    params, constants = draw(self._problem, task_seed)
     scales = [
       tf.cast(_log_uniform(p.shape, key, self._low, self._high), p.dtype)
       for p, key in zip(params, seeds.split(scale_seed, len(params)))

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from l2l_tf import dtypes, seeds
-from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf.problems.base import Parameter, Problem, draw
 
 _QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
 
@@ -180,7 +180,7 @@ class Ensemble(Problem):
 
   def init(self, seed):
     keys = seeds.split(seed, len(self._problems))
-    drawn = [p.init(key) for p, key in zip(self._problems, keys)]
+    drawn = [draw(p, key) for p, key in zip(self._problems, keys)]
     return [x for params, _ in drawn for x in params], [c for _, c in drawn]
 
   def __call__(self, params, constants, seed):
