@@ -78,7 +78,12 @@ class TruncatedBPTT:
       ValueError: if the weights are a sequence of another length;
         InvalidArgumentError, when run, if the length is a tensor.
     """
-    is_recordable = optimizer.reads_gradients_alone and not self.second_derivatives
+    # What an update does to later parameters has to be the identity for the former.
+    is_recordable = (
+      optimizer.reads_gradients_alone
+      and not self.second_derivatives
+      and not problem.is_constrained
+    )
     # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
     if is_recordable and self.unroll is unroll_lib.unroll:
       return self._recorded(problem, optimizer, task, carry, length, observe)

@@ -1,9 +1,9 @@
 """The inner loop: an optimizer trains an optimizee. One loop for everyone.
 
 Andrychowicz et al. 2016, figure 2. A step reads (theta_t, f(theta_t), grad_t),
-applies theta_{t+1} = theta_t + g_t and evaluates f and its gradient there; both
-travel on in the carry. A loss therefore belongs to exactly one window of a
-longer run, and no point is evaluated twice.
+applies theta_{t+1} = theta_t + g_t, or what the problem projects that to, and evaluates
+f and its gradient there; both travel on in the carry. A loss therefore belongs to
+exactly one window of a longer run, and no point is evaluated twice.
 """
 
 from collections.abc import Callable
@@ -111,6 +111,9 @@ def step(
       carry.grads, carry.state, params=carry.params, loss=carry.loss
     )
     params = [p + u for p, u in zip(carry.params, updates, strict=True)]
+  if problem.is_constrained:
+    with tf.name_scope(scopes[0]), tf.name_scope("project"):
+      params = problem.project(params, task.constants)
   with tf.name_scope(scopes[1]):
     t = carry.step + 1
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, t))

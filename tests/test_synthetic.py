@@ -279,3 +279,22 @@ def test_members_of_an_ensemble_get_seeds_of_their_own():
 def test_bad_arguments_are_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+class Bounded(SimpleMulti):
+  """Updates end at or above what the constants say."""
+
+  def init(self, seed):
+    return super().init(seed)[0], [tf.constant(0.25)]
+
+  def project(self, params, constants):
+    return [tf.maximum(p, constants[0]) for p in params]
+
+
+def test_an_ensemble_projects_the_parameters_of_each_member():
+  assert not Ensemble([Simple()]).is_constrained
+  ensemble = Ensemble([Simple(), Bounded(), Simple()])
+  assert ensemble.is_constrained
+  params, constants = ensemble.init(seeds.make(0))
+  params = [tf.constant(x) for x in (-1.0, -2.0, 3.0, -4.0)]
+  assert ensemble.project(params, constants) == [-1.0, 0.25, 3.0, -4.0]

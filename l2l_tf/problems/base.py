@@ -59,6 +59,20 @@ class Problem(abc.ABC):
   ) -> tf.Tensor:
     """Returns the scalar loss f(theta); `seed` draws the mini-batch."""
 
+  def project(self, params: list[tf.Tensor], constants: Any) -> list[tf.Tensor]:
+    """Returns `params` moved to where they may be; the identity by default.
+
+    The inner loop calls it after every update: theta <- project(theta + update). The
+    starting point is not projected.
+    """
+    del constants
+    return params
+
+  @property
+  def is_constrained(self) -> bool:
+    """Whether `project` may move anything; meta-gradients then go through it."""
+    return type(self).project is not Problem.project
+
   def task_losses(
     self, params: list[tf.Tensor], constants: Any, seed: tf.Tensor
   ) -> tf.Tensor:

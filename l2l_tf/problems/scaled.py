@@ -44,6 +44,13 @@ class ScaledLoss(Problem):
     loss = self._problem(params, constants, seed)
     return tf.cast(scale, loss.dtype) * loss
 
+  def project(self, params, constants):
+    return self._problem.project(params, constants[0])
+
+  @property
+  def is_constrained(self):
+    return self._problem.is_constrained
+
   def task_losses(self, params, constants, seed):
     return self._problem.task_losses(params, constants[0], seed)
 
@@ -88,6 +95,16 @@ class ScaledParameters(Problem):
   def __call__(self, params, constants, seed):
     constants, scales = constants
     return self._problem(_scale(params, scales), constants, seed)
+
+  def project(self, params, constants):
+    """Returns P(c theta) / c, where P is f's."""
+    constants, scales = constants
+    projected = self._problem.project(_scale(params, scales), constants)
+    return [p / c for p, c in zip(projected, scales, strict=True)]
+
+  @property
+  def is_constrained(self):
+    return self._problem.is_constrained
 
   def task_losses(self, params, constants, seed):
     constants, scales = constants

@@ -188,6 +188,14 @@ class Ensemble(Problem):
     members = zip(self._problems, self._weights, self._split(params), constants, keys)
     return dtypes.add([w * p(x, c, s) for p, w, x, c, s in members])
 
+  def project(self, params, constants):
+    members = zip(self._problems, self._split(params), constants)
+    return [x for problem, p, c in members for x in problem.project(p, c)]
+
+  @property
+  def is_constrained(self):
+    return any(p.is_constrained for p in self._problems)
+
   def held_out(self, params, constants):
     members = zip(self._problems, self._split(params), constants)
     return {

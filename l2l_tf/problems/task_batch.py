@@ -64,6 +64,14 @@ class TaskBatch(Problem):
     losses = dtypes.for_sum([self.task_losses(params, constants, seed)])
     return tf.reduce_sum(losses[0])
 
+  def project(self, params, constants):
+    constants, _ = constants
+    return _vectorize(lambda task: self._problem.project(*task), (params, constants))
+
+  @property
+  def is_constrained(self):
+    return self._problem.is_constrained
+
   def held_out(self, params, constants):
     """Evaluates the mean over the tasks."""
     constants, _ = constants
