@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf import dtypes
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.optimizers import Optimizer, blocks
 from l2l_tf.problems import Problem
@@ -33,7 +34,7 @@ class Window(NamedTuple):
   """What one window gives."""
 
   meta_gradient: list[tf.Tensor]  # like the optimizer's trainable variables
-  meta_loss: tf.Tensor  # []
+  meta_loss: tf.Tensor  # [], float32 at least
   carry: unroll_lib.Carry  # where the next window starts
   observed: object  # each [length, ...]
 
@@ -77,7 +78,12 @@ class TruncatedBPTT:
       ValueError: if the weights are a sequence of another length;
         InvalidArgumentError, when run, if the length is a tensor.
     """
-    is_recordable = optimizer.reads_gradients_alone and not self.second_derivatives
+    # What an update does to later parameters has to be the identity for the former.
+    is_recordable = (
+      optimizer.reads_gradients_alone
+      and not self.second_derivatives
+      and not problem.is_constrained
+    )
     # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
     if is_recordable and self.unroll is unroll_lib.unroll:
       return self._recorded(problem, optimizer, task, carry, length, observe)
@@ -109,6 +115,7 @@ class TruncatedBPTT:
     if whole:
       run = tf.function(run, jit_compile=True, autograph=False)
     end, (losses, later, observed) = run(task, carry, length)
+    (losses,) = dtypes.for_sum([losses])
     weights = self._weights_of(length, losses.dtype)
     with tf.name_scope("meta_gradient"):
       recorded = tf.nest.map_structure(
@@ -134,6 +141,7 @@ class TruncatedBPTT:
         self.evaluate,
       )
       with tf.name_scope("meta_loss"):
+        (losses,) = dtypes.for_sum([losses])
         meta_loss = tf.reduce_sum(self._weights_of(length, losses.dtype) * losses)
     with tf.name_scope("meta_gradient"):
       gradient = tape.gradient(

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import devices, seeds
+from l2l_tf import devices, dtypes, seeds
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.meta_gradients import TruncatedBPTT, Window
 from l2l_tf.optimizers import Adam, Optimizer
@@ -170,7 +170,7 @@ class MetaTrainer(tf.Module):
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
     groups, carries, meta_state = self._start(episode)
-    first_loss = tf.add_n([c.loss for c in carries]) / self._meta_batch_size
+    first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
     dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
     specs = [(dtype, []), (dtype, []), (tf.bool, [])] + [(dtype, curve)] * 3
     records = [tf.TensorArray(d, num_windows, element_shape=s) for d, s in specs]
@@ -207,12 +207,12 @@ class MetaTrainer(tf.Module):
     first_losses = [c.loss for c in carries]
     window, carries = self._windows(groups, carries, length, _observe)
     if self._relative_loss:
-      window = _divided(window, tf.add_n(first_losses) / self._meta_batch_size)
+      window = _divided(window, dtypes.add(first_losses) / self._meta_batch_size)
     norm, skipped, meta_state = self._update(window, meta_state)
     loss, *squares = window.observed
     count = sum(_count(c.params) for c in carries)
     sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
-    norm = tf.cast(norm, loss.dtype)
+    norm, *sizes = (tf.cast(x, loss.dtype) for x in (norm, *sizes))
     return (window.meta_loss, norm, skipped, loss, *sizes), carries, meta_state
 
   def _windows(self, groups, carries, length, observe):
@@ -234,7 +234,7 @@ class MetaTrainer(tf.Module):
     """Moves phi along the clipped meta-gradient, unless the window is not finite."""
     phi = self.optimizer.trainable_variables
     with tf.name_scope("meta_optimizer/"):
-      norm = tf.linalg.global_norm(window.meta_gradient)
+      norm = tf.linalg.global_norm(dtypes.for_sum(window.meta_gradient))
       finite = tf.math.is_finite(norm) & tf.math.is_finite(window.meta_loss)
       clipped = _clip(window.meta_gradient, norm, self._clip_norm)
       with tf.name_scope(self.meta_optimizer.name):
@@ -260,7 +260,8 @@ def _divided(window: Window, loss: tf.Tensor) -> Window:
 def _clip(tensors: list[tf.Tensor], norm: tf.Tensor, clip_norm: float):
   """Scales tensors of the given global norm down to `clip_norm`."""
   scale = clip_norm / tf.maximum(norm, clip_norm)
-  return [scale * x for x in tensors] if clip_norm < float("inf") else tensors
+  scaled = lambda x: tf.cast(scale, x.dtype) * x
+  return [scaled(x) for x in tensors] if clip_norm < float("inf") else tensors
 
 
 def check_lengths(num_steps: int, unroll_length: int) -> None:
@@ -274,7 +275,8 @@ def check_lengths(num_steps: int, unroll_length: int) -> None:
 
 def _observe(carry, updates):
   with tf.name_scope("summaries"):
-    return carry.loss, _sum_of_squares(carry.grads), _sum_of_squares(updates)
+    (loss,) = dtypes.for_sum([carry.loss])
+    return loss, _sum_of_squares(carry.grads), _sum_of_squares(updates)
 
 
 def _count(tensors: list[tf.Tensor]) -> int:
@@ -282,7 +284,8 @@ def _count(tensors: list[tf.Tensor]) -> int:
 
 
 def _sum_of_squares(tensors: list[tf.Tensor]) -> tf.Tensor:
-  return tf.add_n([tf.reduce_sum(tf.square(x)) for x in tensors])
+  squares = [tf.reduce_sum(tf.square(x)) for x in dtypes.for_sum(tensors)]
+  return tf.add_n(squares)
 
 
 def _split(problem, task, params, most_groups):

@@ -1,9 +1,9 @@
 """The inner loop: an optimizer trains an optimizee. One loop for everyone.
 
 Andrychowicz et al. 2016, figure 2. A step reads (theta_t, f(theta_t), grad_t),
-applies theta_{t+1} = theta_t + g_t and evaluates f and its gradient there; both
-travel on in the carry. A loss therefore belongs to exactly one window of a
-longer run, and no point is evaluated twice.
+applies theta_{t+1} = theta_t + g_t, or what the problem projects that to, and evaluates
+f and its gradient there; both travel on in the carry. A loss therefore belongs to
+exactly one window of a longer run, and no point is evaluated twice.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from l2l_tf import seeds
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.problems import Problem
+from l2l_tf.problems import Problem, base
 
 
 class Carry(NamedTuple):
@@ -51,7 +51,7 @@ def first_order(problem, params, constants, seed):
     loss, grads = _evaluate(problem, list(params), constants, seed)
 
     def backward(d_loss, *unused_d_grads):
-      return [d_loss * g for g in grads]
+      return [tf.cast(d_loss, g.dtype) * g for g in grads]
 
     return (loss, *grads), backward
 
@@ -75,7 +75,7 @@ def draw(problem: Problem, seed: tf.Tensor) -> tuple[Task, list[tf.Tensor]]:
   """Draws the task that `seed` names; returns it and its initial parameters."""
   with tf.name_scope("init/"):
     init_seed, batch_seed = seeds.split(seed, 2)
-    params, constants = problem.init(init_seed)
+    params, constants = base.draw(problem, init_seed)
     return Task(constants, batch_seed), params
 
 
@@ -111,6 +111,9 @@ def step(
       carry.grads, carry.state, params=carry.params, loss=carry.loss
     )
     params = [p + u for p, u in zip(carry.params, updates, strict=True)]
+  if problem.is_constrained:
+    with tf.name_scope(scopes[0]), tf.name_scope("project"):
+      params = problem.project(params, task.constants)
   with tf.name_scope(scopes[1]):
     t = carry.step + 1
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, t))

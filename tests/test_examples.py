@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,9 +18,58 @@ def batches(size, *data):
   return tf.data.Dataset.from_tensor_slices(data).batch(size)
 
 
-@pytest.mark.parametrize(
-  "data", [(X, Y), [X, Y], batches(3, X, Y), batches(10, X, Y), batches(1, X, Y)]
-)
+class Indexed:
+  """Batches of `size` examples, by their index."""
+
+  def __init__(self, size, *data):
+    self._size, self._data = size, data
+
+  def __len__(self):
+    return -(-len(self._data[0]) // self._size)
+
+  def __getitem__(self, index):
+    if not 0 <= index < len(self):
+      return [x[:1] for x in self._data]  # as one may that wraps around
+    return tuple(x[index * self._size :][: self._size] for x in self._data)
+
+
+class Keras(Indexed, keras.utils.PyDataset):
+  def __init__(self, *arguments):
+    keras.utils.PyDataset.__init__(self)
+    Indexed.__init__(self, *arguments)
+
+
+class Counted(keras.utils.PyDataset):
+  """As Keras documents it, with num_batches in place of a length."""
+
+  def __init__(self, num_batches):
+    super().__init__()
+    self._num_batches = num_batches
+
+  num_batches = property(lambda self: self._num_batches)
+
+  def __getitem__(self, index):
+    half = slice(0, 5) if index % 2 == 0 else slice(5, 10)
+    return X[half], Y[half]
+
+
+class Loader(Indexed):
+  """Can be iterated over, but not indexed."""
+
+  __getitem__ = None
+
+  def __iter__(self):
+    return (Indexed.__getitem__(self, i) for i in range(len(self)))
+
+
+SOURCES = [
+  *(make(size, X, Y) for make in (batches, Indexed, Keras) for size in (1, 3, 10)),
+  Loader(4, X, Y),
+  Counted(2),
+]
+
+
+@pytest.mark.parametrize("data", [(X, Y), [X, Y], *SOURCES])
 def test_examples_are_all_there_in_order(data):
   examples = Examples(data, max_examples=10)
   assert examples.size == 10
@@ -79,6 +129,16 @@ GENERATOR = tf.data.Dataset.from_generator(
 )
 
 
+class Uneven(Indexed):
+  """Of which some batches have targets."""
+
+  def __init__(self):
+    super().__init__(2, X, Y)
+
+  def __getitem__(self, index):
+    return super().__getitem__(index)[: 1 + index % 2]
+
+
 @pytest.mark.parametrize(
   "data, sentence",
   [
@@ -92,6 +152,15 @@ GENERATOR = tf.data.Dataset.from_generator(
     (batches(3, X, Y).repeat(3), "more than max_examples=20"),
     (batches(3, X, Y).take(0), "is empty; it needs at least one batch"),
     (tf.data.Dataset.from_tensor_slices((X, Y)), "batch a tf.data.Dataset"),
+    (Keras(3, X[:0], Y[:0]), "The Keras is empty; it needs at least one batch"),
+    (Keras(8, np.tile(X, [3, 1]), np.tile(Y, 3)), "A Keras of more than .*=20 .*fewer"),
+    (Counted(None), "a Counted without a length, which may have no end; give arrays"),
+    (Counted(10**9), "more than max_examples=20"),
+    (keras.utils.PyDataset(), "a PyDataset without a length"),
+    (endless(), r"a generator without a length.*from_generator\(...\).take"),
+    (iter([(X, Y)]), "a list_iterator without a length"),
+    (Uneven(), r"Uneven differ in their arrays, of types .*'int64'\] and .*\]; bring"),
+    (Indexed(2, X, Y[:5]), r"shapes \(2, 3\), \(1,\)"),
     (padded(3, 4), r"differ in the shapes of their examples, .*\(3,\), \(4,\); pad"),
   ],
 )

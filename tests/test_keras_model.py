@@ -368,6 +368,215 @@ def test_meta_training_improves_the_optimizer():
   assert trainer.num_traces == 1
 
 
+def fitted(build, params, task, num_steps, rate):
+  """Weights after `fit` with SGD from the same start, on the same mini-batches."""
+  batches = [drawn(BATCH, unroll.step_seed(task, t), (X, Y)) for t in range(num_steps)]
+  x, y = (np.concatenate(arrays) for arrays in zip(*batches))
+  model = build()
+  model(X[:1])
+  for variable, param in zip(model.trainable_variables, params, strict=True):
+    variable.assign(param)
+  model.compile(keras.optimizers.SGD(rate), "mse")
+  model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+  return model.get_weights()
+
+
+class Shrink(keras.constraints.Constraint):
+  """One of a user's own, which asks for more than the value."""
+
+  def __call__(self, w):
+    return 0.9 * w if w.path.endswith("kernel") else w
+
+
+CONSTRAINTS = {
+  "NonNeg": keras.constraints.NonNeg(),
+  "MaxNorm": keras.constraints.MaxNorm(0.5),
+  "UnitNorm": keras.constraints.UnitNorm(axis=1),
+  "MinMaxNorm": keras.constraints.MinMaxNorm(0.3, 0.6, rate=0.5),
+  "of one's own": Shrink(),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints_are_applied_as_fit_applies_them(name):
+  constraint = CONSTRAINTS[name]
+  bias_constraint = keras.constraints.MaxNorm(0.05)
+  build = lambda: sequential(
+    layers.Dense(3, kernel_constraint=constraint, bias_constraint=bias_constraint)
+  )
+  problem = keras_model(build, "mse", (X, Y), batch_size=BATCH)
+  assert problem.is_constrained
+  optimizer = SGD(0.25)
+  task, carry = unroll.start(problem, optimizer, seeds.make(2))
+  end, _ = unroll.unroll(problem, optimizer, task, carry, 5)
+  expected = fitted(build, carry.params, task, 5, 0.25)
+  for a, b in zip(end.params, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  free, _ = unroll.unroll(
+    keras_model(lambda: sequential(layers.Dense(3)), "mse", (X, Y), batch_size=BATCH),
+    *(optimizer, task, carry, 5),
+  )
+  assert max(np.abs(a - b).max() for a, b in zip(free.params, expected)) > 1e-2
+
+
+def test_without_constraints_nothing_is_projected():
+  assert not keras_model(sequential, "mse", (X, Y)).is_constrained
+
+
+class DoublePrecision(keras.Sequential):
+  """Keras's own losses come in float32."""
+
+  def __init__(self):
+    norm, dtype = keras.constraints.UnitNorm(), "float64"
+    hidden = layers.Dense(3, "tanh", kernel_constraint=norm, dtype=dtype)
+    super().__init__([hidden, layers.Dense(1, dtype=dtype)])
+
+  def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+    return tf.reduce_mean(tf.square(y_pred - tf.cast(y, y_pred.dtype)))
+
+
+def test_meta_gradients_go_through_constraints():
+  problem = keras_model(DoublePrecision, "mse", (X, Y), batch_size=BATCH)
+  optimizer = CoordinatewiseLSTM((), output_scale=0.3, dtype="float64")
+  second = TruncatedBPTT(second_derivatives=True)
+
+  @tf.function(autograph=False)
+  def run():
+    task, carry = unroll.start(problem, optimizer, seeds.make(0), second.evaluate)
+    found = second(problem, optimizer, task, carry, 3, lambda *_: ())
+    return found.meta_loss, found.meta_gradient
+
+  gradient, expected, size = run()[1], [], 1e-5
+  for variable in optimizer.trainable_variables:
+    value, sides = variable.numpy(), []
+    for sign in (1, -1):
+      variable.assign(value + sign * size)
+      sides.append(run()[0].numpy())
+    variable.assign(value)
+    expected.append((sides[0] - sides[1]) / (2 * size))
+  assert np.abs(expected).min() > 1e-4
+  np.testing.assert_allclose([g.numpy().sum() for g in gradient], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("second_derivatives", [False, True])
+@pytest.mark.parametrize("meta_batch_size", [1, 2])
+def test_the_norm_of_zeros_does_not_spoil_the_meta_gradient(
+  meta_batch_size, second_derivatives
+):
+  """An optimizer that starts with updates of zero leaves the bias at zero."""
+  norm = keras.constraints.MaxNorm(1.0)
+  build = lambda: sequential(layers.Dense(3, bias_constraint=norm))
+  problem = keras_model(build, "mse", (X, Y))
+  optimizer = CoordinatewiseLSTM((), initializer="zeros")
+  trainer = MetaTrainer(
+    problem,
+    optimizer,
+    meta_gradient=TruncatedBPTT(second_derivatives=second_derivatives),
+    num_steps=4,
+    unroll_length=2,
+    meta_batch_size=meta_batch_size,
+  )
+  assert not trainer.train_episode(0)["skipped"].any()
+
+
+class WithPooler(keras.Model):
+  """Has layers that the loss reaches not at all, or reads without a gradient."""
+
+  def __init__(self):
+    super().__init__(name="pooled")
+    self.pooler = layers.Dense(2, kernel_constraint="non_neg", name="pooler")
+    self.body = layers.Dense(5, "tanh", name="body")
+    self.teacher = layers.Dense(1, use_bias=False, name="teacher")
+    self.head = layers.Dense(1, name="head")
+
+  def call(self, x):
+    hidden = self.body(x)
+    self.pooler(hidden)
+    return self.head(hidden) + keras.ops.stop_gradient(self.teacher(x))
+
+
+def with_pooler(**settings):
+  with pytest.warns(UserWarning, match="does not reach") as found:
+    problem = keras_model(
+      WithPooler, "mse", (X, Y), held_out=(X, Y), batch_size=BATCH, **settings
+    )
+  assert len(found) == 1 and found[0].filename == __file__
+  return problem, str(found[0].message)
+
+
+def test_variables_that_the_loss_does_not_reach_are_named_once():
+  problem, message = with_pooler()
+  fixed = "pooled/pooler/kernel, pooled/pooler/bias, pooled/teacher/kernel"
+  assert f"pooled does not reach {fixed}; they stay" in message
+  paths = ["body/kernel", "body/bias", "head/kernel", "head/bias"]
+  assert [p.path for p in problem.parameters()] == [f"pooled/{p}" for p in paths]
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # as fit says it
+def test_they_start_anew_in_every_task_and_stay_where_they_are():
+  problem, _ = with_pooler()
+  assert not problem.is_constrained  # The pooler is, but fit does not move it.
+  task, carry = unroll.start(problem, SGD(0.1), seeds.make(0))
+  other, _ = unroll.start(problem, SGD(0.1), seeds.make(1))
+  assert [c.shape for c in task.constants] == [(5, 2), (2,), (6, 1)]
+  assert np.all(task.constants[2] != other.constants[2])
+  end, _ = unroll.unroll(problem, SGD(0.1), task, carry, 5)
+  model = WithPooler()
+  model(X[:1])
+  names = [v.path for v in model.trainable_variables]
+  reached = [p.path for p in problem.parameters()]
+
+  def in_order(params):
+    moving, fixed = iter(params), iter(task.constants)
+    return [next(moving if name in reached else fixed) for name in names]
+
+  expected = fitted(WithPooler, in_order(carry.params), task, 5, 0.1)
+  for a, b in zip(in_order(end.params), expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  model.set_weights(in_order(end.params))
+  held_out = problem.held_out(end.params, task.constants)["held_out_loss"]
+  np.testing.assert_allclose(held_out, np.mean((model(X) - Y) ** 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 2])
+def test_meta_training_runs_beside_them(meta_batch_size):
+  problem, _ = with_pooler()
+  optimizer = Partition(
+    [(Where(role=role), CoordinatewiseLSTM((2,))) for role in ("kernel", "bias")],
+    problem.parameters(),
+  )
+  for chosen in (optimizer, CoordinatewiseLSTM((2,))):
+    trainer = MetaTrainer(
+      problem, chosen, num_steps=4, unroll_length=2, meta_batch_size=meta_batch_size
+    )
+    assert not trainer.train_episode(0)["skipped"].any()
+  batch = TaskBatch(problem, 2)
+  assert np.isfinite(batch.held_out(*batch.init(seeds.make(0)))["held_out_loss"])
+
+
+class Switched(keras.Model):
+  """Reaches one layer in training only, and another one by a condition."""
+
+  def __init__(self):
+    super().__init__()
+    self.always, self.trained = layers.Dense(1), layers.Dense(1)
+    self.sometimes = layers.Dense(1)
+    self.sometimes.build([None, 6])
+
+  def call(self, x, training=False):
+    y = self.always(x)
+    if not self.trained.built or training:
+      y += self.trained(x)
+    is_large = keras.ops.sum(x) > 1e9  # never true
+    return keras.ops.cond(is_large, lambda: y + self.sometimes(x), lambda: y)
+
+
+def test_what_training_or_a_condition_can_reach_is_reached(recwarn):
+  problem = keras_model(Switched, "mse", (X, Y))
+  assert len(problem.parameters()) == 6
+  assert not [w for w in recwarn if "does not reach" in str(w.message)]
+
+
 class Unseeded(keras.layers.Layer):
   def call(self, x):
     return keras.random.dropout(x, 0.5)
@@ -379,6 +588,15 @@ class Counting(keras.layers.Layer):
 
   def call(self, x):
     return x + 0.0 * self.count.assign_add(1.0)
+
+
+class Still(keras.layers.Layer):
+  def call(self, x):
+    return keras.ops.stop_gradient(x)
+
+
+def failing(w):
+  return w / (1 // 0)
 
 
 def unrepeatable(shape, dtype=None):
@@ -393,6 +611,14 @@ WRONG = [
   (dict(build_model=lambda: 3), "build_model that returned 3; it must return"),
   (dict(build_model=lambda: layers.Dense(1)), "must return a keras.Model"),
   (dict(build_model=lambda: stack(layers.Flatten())), "no trainable var"),
+  (
+    dict(build_model=lambda: stack(layers.Dense(1), Still())),
+    "whose loss reaches none of its trainable variables",
+  ),
+  (
+    dict(build_model=lambda: sequential(layers.Dense(2, kernel_constraint=failing))),
+    "apply the constraints of the variables: ZeroDivisionError",
+  ),
   (dict(loss="nonsense"), "find loss='nonsense': ValueError, .*interpret loss"),
   (dict(loss=None), "compute the loss .*: ValueError, 'No loss to compute"),
   (dict(loss=keras.losses.MeanSquaredError(reduction="none")), "must be a scalar"),

@@ -23,7 +23,7 @@ _FLOORS = [
   ["diagnose", "export", "unroll"],
   ["optimizers", "problems"],
   ["preprocess"],
-  ["checkpoint", "devices", "plots", "registry", "seeds", "summaries"],
+  ["checkpoint", "devices", "dtypes", "plots", "registry", "seeds", "summaries"],
 ]
 _DEPTH = {name: depth for depth, names in enumerate(_FLOORS) for name in names}
 

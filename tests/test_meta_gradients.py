@@ -56,6 +56,13 @@ class Linear(Problem):
     return tf.tensordot(params[0], constants[0], 1)
 
 
+class OnSpheres(Quadratic):
+  """Each task's theta is brought back to length one."""
+
+  def project(self, params, constants):
+    return [tf.linalg.l2_normalize(p, axis=-1) for p in params]
+
+
 def lstm(preprocess="identity", layers=(3, 3)):
   return CoordinatewiseLSTM(layers, preprocess, output_scale=0.3, dtype="float64")
 
@@ -83,6 +90,7 @@ CASES = {
   "quadratic, log_and_sign": (quadratic, lambda: lstm("log_and_sign", (3,))),
   "filters, partition": (Filters, partition),
   "linear": (Linear, lambda: lstm(layers=(2,))),
+  "constrained": (lambda: OnSpheres(2, 3, dtype=tf.float64), lstm),
 }
 
 
@@ -157,7 +165,7 @@ def naive(problem, optimizer, num_steps, stop_gradient):
       if stop_gradient:
         grads = [tf.stop_gradient(g) for g in grads]
       updates, state = optimizer(grads, state, params=theta, loss=loss)
-      theta = [x + u for x, u in zip(theta, updates)]
+      theta = problem.project([x + u for x, u in zip(theta, updates)], task.constants)
       losses.append(evaluate(t + 1))
   phi = optimizer.trainable_variables
   return np.stack([flat(meta_tape.gradient(loss, phi)) for loss in losses])
@@ -184,6 +192,17 @@ def test_first_order_is_autodiff_with_stopped_gradients(name):
       assert error < 1e-6
     else:
       assert error > 1e-4
+
+
+def test_recorded_gradients_are_not_used_where_updates_are_projected():
+  problem, optimizer, _ = case("constrained")
+  task, carry = start(problem, optimizer, SEED)
+  arguments = problem, optimizer, task, carry, LENGTH, _no_observation
+  expected = naive(problem, optimizer, LENGTH, stop_gradient=True).sum(axis=0)
+  given = flat(TruncatedBPTT()(*arguments).meta_gradient)
+  recorded = flat(TruncatedBPTT()._recorded(*arguments).meta_gradient)
+  np.testing.assert_allclose(given, expected, rtol=1e-8, atol=1e-12)
+  assert np.linalg.norm(recorded - expected) > 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)

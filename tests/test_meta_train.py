@@ -12,7 +12,15 @@ from l2l_tf import meta_gradients, seeds
 from l2l_tf import unroll as unroll_lib
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer, check_lengths
-from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Optimizer, RNNprop
+from l2l_tf.optimizers import (
+  SGD,
+  Adam,
+  CoordinatewiseLSTM,
+  Optimizer,
+  Partition,
+  RNNprop,
+  Where,
+)
 from l2l_tf.problems import Problem, Quadratic, ScaledLoss, Simple
 
 
@@ -141,6 +149,83 @@ def test_sizes_are_root_mean_squares():
   np.testing.assert_allclose(metrics["gradient_size"], 3.0)
   np.testing.assert_allclose(metrics["update_size"], 0.25)
   np.testing.assert_allclose(metrics["losses"], -3.0 * 0.25 * np.arange(5))
+
+
+class Lines(Problem):
+  """The sum of 3 theta over parameters of several types, as a loss of another."""
+
+  def __init__(self, dtype, kinds=(tf.float16, tf.bfloat16, tf.float32, tf.float64)):
+    self._dtype, self._kinds = dtype, kinds
+
+  def init(self, seed):
+    return [tf.zeros([2], kind) for kind in self._kinds], []
+
+  def __call__(self, params, constants, seed):
+    return tf.add_n([3.0 * tf.reduce_sum(tf.cast(p, self._dtype)) for p in params])
+
+
+FLOATS = [tf.float16, tf.bfloat16, tf.float32, tf.float64]
+
+
+@pytest.mark.parametrize("second_derivatives", [False, True])
+@pytest.mark.parametrize("meta_batch_size", [1, 2])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_parameters_may_be_of_several_floating_types(
+  dtype, meta_batch_size, second_derivatives
+):
+  problem, optimizer = Lines(dtype), Steady(-0.25, tf.float32)
+  trainer = MetaTrainer(
+    problem,
+    optimizer,
+    SGD(1e-9),
+    TruncatedBPTT(second_derivatives=second_derivatives),
+    num_steps=4,
+    unroll_length=2,
+    meta_batch_size=meta_batch_size,
+    relative_loss=meta_batch_size > 1,
+    clip_norm=1.0,
+  )
+  metrics = trainer.train_episode(0)
+  np.testing.assert_allclose(metrics["gradient_size"], 3.0)
+  np.testing.assert_allclose(metrics["update_size"], 0.25)
+  np.testing.assert_allclose(metrics["losses"], -6.0 * np.arange(5))
+  assert metrics["losses"].dtype == (np.float64 if dtype == tf.float64 else np.float32)
+  if meta_batch_size == 1:
+    np.testing.assert_allclose(metrics["meta_gradient_norm"], 24 * 3)
+
+
+def test_sums_over_steps_and_coordinates_leave_the_range_of_float16():
+  trainer = MetaTrainer(
+    Lines(tf.float16, [tf.float16] * 2),
+    Steady(1e3, tf.float32),
+    num_steps=4,
+    unroll_length=4,
+  )
+  metrics = trainer.train_episode(0)
+  assert not metrics["skipped"].any()
+  np.testing.assert_allclose(metrics["meta_loss"], 12e3 * 10, rtol=1e-3)
+  np.testing.assert_allclose(metrics["update_size"], 1e3)
+
+
+def test_the_optimizers_weights_may_be_of_several_floating_types():
+  problem = Lines(tf.float32)
+  kinds = ("float16", "bfloat16", "float32", "float64")
+  members = [
+    (Where(f"param_{i}"), CoordinatewiseLSTM((), dtype=kind, seed=i))
+    for i, kind in enumerate(kinds)
+  ]
+  optimizer = Partition(members, problem.parameters())
+  trainer = MetaTrainer(
+    problem, optimizer, SGD(0.01), num_steps=2, unroll_length=2, clip_norm=1.0
+  )
+  before = weights(optimizer)
+  assert not trainer.train_episode(0)["skipped"].any()
+  assert all(np.any(a != b) for a, b in zip(weights(optimizer), before))
+  moved = [
+    np.sum(((a - b) / 0.01) ** 2, dtype=np.float64)
+    for a, b in zip(weights(optimizer), before)
+  ]
+  np.testing.assert_allclose(sum(moved), 1.0, rtol=0.02)  # what it was clipped to
 
 
 def test_episodes_and_unroll_lengths_do_not_retrace():

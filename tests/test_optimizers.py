@@ -1,12 +1,14 @@
 """All optimizers through one suite: what every loop may rely on."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import optimizers
+from l2l_tf import optimizers, unroll
+from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.optimizers import (
   SGD,
   Adagrad,
@@ -21,6 +23,7 @@ from l2l_tf.optimizers import (
   RNNprop,
   Where,
 )
+from l2l_tf.problems import Problem
 
 SHAPES = [(2, 3), (3,), ()]
 FILTERS = [(3, 2, 1, 2), (3, 2, 2, 1)]
@@ -217,6 +220,38 @@ def test_a_gradient_that_is_not_finite_does_not_crash(case, value):
   assert [u.shape for u in updates] == [g.shape for g in grads]
   if np.isnan(value):  # It shows, instead of being replaced by some number.
     assert np.all(np.isnan(updates[0]))
+
+
+class Bowl(Problem):
+  """Squared distances from 1, of parameters of several types."""
+
+  def __init__(self, shapes, dtype):
+    kinds = itertools.cycle([tf.float32, tf.float64, tf.float16, tf.bfloat16])
+    self._specs, self._dtype = list(zip(shapes, kinds)), dtype
+
+  def init(self, seed):
+    return [tf.zeros(shape, kind) for shape, kind in self._specs], []
+
+  def __call__(self, params, constants, seed):
+    squares = [tf.square(tf.cast(p, self._dtype) - 1.0) for p in params]
+    return tf.add_n([tf.reduce_sum(x) for x in squares])
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
+def test_parameters_of_several_types_have_one_meta_gradient(case, dtype):
+  optimizer, shapes = case
+  problem = Bowl(shapes, dtype)
+  task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
+  arguments = problem, optimizer, task, carry, 2, lambda carry, _: carry.params
+  first = TruncatedBPTT()
+  recorded, taped = first._recorded(*arguments), first._taped(*arguments)
+  second = TruncatedBPTT(second_derivatives=True)(*arguments)
+  assert [p.dtype for p in recorded.carry.params] == [p.dtype for p in carry.params]
+  assert recorded.meta_loss.dtype == max(dtype, tf.float32, key=lambda kind: kind.size)
+  for a, b, c in zip(*(w.meta_gradient for w in (recorded, taped, second))):
+    scale = np.abs(b).max()
+    np.testing.assert_allclose(a, b, rtol=0.05, atol=0.05 * scale)
+    assert np.all(np.isfinite(c))
 
 
 def test_zero_gradients_give_finite_updates(case):

@@ -6,7 +6,14 @@ import tensorflow as tf
 
 from l2l_tf import seeds, unroll
 from l2l_tf.optimizers import SGD, RNNprop
-from l2l_tf.problems import MLP, Quadratic, ScaledLoss, ScaledParameters, as_dataset
+from l2l_tf.problems import (
+  MLP,
+  Quadratic,
+  ScaledLoss,
+  ScaledParameters,
+  Simple,
+  as_dataset,
+)
 
 
 def classifier():
@@ -121,3 +128,21 @@ def test_it_is_described_and_compiled_as_the_problem(wrapper):
 def test_a_bad_range_is_refused(wrapper, low, high):
   with pytest.raises(ValueError, match=f"{wrapper.__name__} got low=.+ low at most"):
     wrapper(Quadratic(), low, high)
+
+
+class Bounded(Simple):
+  """Updates of x end at 0.5 or above it."""
+
+  def project(self, params, constants):
+    return [tf.maximum(params[0], 0.5)]
+
+
+@pytest.mark.parametrize("wrapper", [ScaledLoss, ScaledParameters])
+def test_constraints_hold_for_what_is_scaled(wrapper):
+  problem = wrapper(Bounded(), 1.5, 3.0)
+  assert problem.is_constrained and not wrapper(Simple(), 1.5, 3.0).is_constrained
+  optimizer = SGD(0.4)
+  task, carry = unroll.start(problem, optimizer, seeds.make(0))
+  end, _ = unroll.unroll(problem, optimizer, task, carry, 9)
+  scale = task.constants[1][0] if wrapper is ScaledParameters else 1.0
+  np.testing.assert_allclose(scale * end.params[0], 0.5, rtol=1e-6)

@@ -32,7 +32,7 @@ class SeedValue(Problem):
   """Returns a number that names its seed."""
 
   def init(self, seed):
-    return [], [seed]
+    return [tf.zeros([])], [seed]
 
   def __call__(self, params, constants, seed):
     return tf.cast(seed[0], tf.float32)
@@ -244,11 +244,12 @@ def test_members_of_an_ensemble_get_seeds_of_their_own():
   ensemble = Ensemble([SeedValue(), SeedValue()])
   _, constants = ensemble.init(seeds.make(0))
   assert np.any(constants[0][0] != constants[1][0])
-  total = ensemble([], constants, seeds.make(1))
+  params = [tf.zeros([])] * 2
+  total = ensemble(params, constants, seeds.make(1))
   difference = Ensemble([SeedValue(), SeedValue()], [1, -1])
-  assert difference([], constants, seeds.make(1)) != 0.0
-  assert total == ensemble([], constants, seeds.make(1))
-  assert total != ensemble([], constants, seeds.make(2))
+  assert difference(params, constants, seeds.make(1)) != 0.0
+  assert total == ensemble(params, constants, seeds.make(1))
+  assert total != ensemble(params, constants, seeds.make(2))
 
 
 @pytest.mark.parametrize(
@@ -278,3 +279,22 @@ def test_members_of_an_ensemble_get_seeds_of_their_own():
 def test_bad_arguments_are_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+class Bounded(SimpleMulti):
+  """Updates end at or above what the constants say."""
+
+  def init(self, seed):
+    return super().init(seed)[0], [tf.constant(0.25)]
+
+  def project(self, params, constants):
+    return [tf.maximum(p, constants[0]) for p in params]
+
+
+def test_an_ensemble_projects_the_parameters_of_each_member():
+  assert not Ensemble([Simple()]).is_constrained
+  ensemble = Ensemble([Simple(), Bounded(), Simple()])
+  assert ensemble.is_constrained
+  params, constants = ensemble.init(seeds.make(0))
+  params = [tf.constant(x) for x in (-1.0, -2.0, 3.0, -4.0)]
+  assert ensemble.project(params, constants) == [-1.0, 0.25, 3.0, -4.0]

@@ -8,7 +8,14 @@ from l2l_tf import devices, meta_train, seeds, unroll
 from l2l_tf.meta_gradients import TruncatedBPTT
 from l2l_tf.meta_train import MetaTrainer
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM, Partition, Where
-from l2l_tf.problems import Polynomial, Problem, Quadratic, TaskBatch, digits_mlp
+from l2l_tf.problems import (
+  Ensemble,
+  Polynomial,
+  Problem,
+  Quadratic,
+  TaskBatch,
+  digits_mlp,
+)
 
 SEED = seeds.make(0, seeds.TRAINING, 3)
 
@@ -32,6 +39,9 @@ PROBLEMS = {
   "polynomial": Polynomial,
   "quadratic": lambda: Quadratic(2, 3),
   "without a vectorised form": Sorted,
+  "members of several types": lambda: Ensemble(
+    [Quadratic(2, 3, dtype=d) for d in (tf.float64, tf.float32)]
+  ),
 }
 
 
@@ -57,6 +67,37 @@ def test_every_task_has_the_loss_and_the_gradient_that_it_has_alone(name):
   for i, g in enumerate(grads):
     stacked = tf.stack([own[i] for _, own in expected])
     np.testing.assert_allclose(g, stacked, rtol=1e-4, atol=1e-6)
+
+
+class Bounded(Polynomial):
+  """Coefficients stay below the target's, which differ from task to task."""
+
+  def project(self, params, constants):
+    return [tf.minimum(params[0], constants[0])]
+
+
+def test_every_task_is_projected_as_it_is_alone():
+  batch = TaskBatch(Bounded(4), 3)
+  assert batch.is_constrained and not TaskBatch(Polynomial(4), 3).is_constrained
+  params, constants = batch.init(SEED)
+  projected = batch.project([params[0] + 0.5], constants)
+  expected = np.minimum(params[0] + 0.5, constants[0][0])
+  np.testing.assert_array_equal(projected[0], expected)
+  assert np.any(expected != params[0] + 0.5)
+
+
+def test_a_meta_batch_of_projected_tasks_is_the_mean_over_the_tasks():
+  optimizer = lstm()
+  run = trainer(Bounded(4, 8), optimizer, meta_batch_size=3)
+  groups, carries, _ = run._start(0)
+  window, _ = run._windows(groups, carries, 3, lambda *_: ())
+  singles = []
+  for problem, task, params in single_tasks(run):
+    carry = unroll.begin(problem, optimizer, task, params)
+    arguments = problem, optimizer, task, carry, 3, lambda *_: ()
+    singles.append(TruncatedBPTT()(*arguments).meta_gradient)
+  for gradient, *each in zip(window.meta_gradient, *singles):
+    np.testing.assert_allclose(gradient, np.mean(each, axis=0), rtol=1e-3, atol=1e-6)
 
 
 def test_tasks_start_differently_and_meet_different_mini_batches():

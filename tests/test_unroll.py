@@ -163,6 +163,34 @@ def test_a_tensor_of_steps_does_not_retrace():
   assert len(traces) == 1
 
 
+class InABox(Quadratic):
+  """Every update ends in [-limit, limit]."""
+
+  limit = 0.1
+
+  def project(self, params, constants):
+    return [tf.clip_by_value(p, -self.limit, self.limit) for p in params]
+
+
+@pytest.mark.parametrize("run", [unroll, static_unroll])
+def test_updates_are_projected_and_the_starting_point_is_not(run):
+  problem = InABox(batch_size=2, num_dims=3, stddev=1.0, dtype=tf.float64)
+  task, carry = start(problem, SGD(0.125), SEED)
+  theta = carry.params[0].numpy()
+  assert np.abs(theta).max() > problem.limit
+  evaluate, expected = numpy_quadratic(task), []
+  for _ in range(6):
+    theta = np.clip(theta - 0.125 * evaluate(theta)[1], -problem.limit, problem.limit)
+    expected.append(evaluate(theta)[0])
+  end, losses = run(problem, SGD(0.125), task, carry, 6)
+  np.testing.assert_allclose(losses, expected, rtol=1e-9)
+  np.testing.assert_allclose(end.params[0], theta, rtol=1e-9)
+
+
+def test_a_problem_that_projects_says_so():
+  assert InABox().is_constrained and not Quadratic().is_constrained
+
+
 def test_no_point_is_evaluated_twice():
   evaluated = []
 

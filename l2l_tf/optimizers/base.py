@@ -11,6 +11,8 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
+from l2l_tf import dtypes
+
 
 @snt.allow_empty_variables  # hand-designed rules have none
 class Optimizer(snt.Module, abc.ABC):
@@ -96,14 +98,14 @@ class Optimizer(snt.Module, abc.ABC):
     def body(t, state, total):
       updates, state = self([g[t] for g in recorded], state)
       parts = [tf.reduce_sum(d[t] * u) for d, u in zip(later, updates)]
-      return t + 1, state, total + tf.add_n(parts)
+      return t + 1, state, total + dtypes.add(parts)
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
       *_, total = tf.while_loop(
         lambda t, *_: t < num_steps,
         body,
-        (0, state, tf.zeros([], recorded[0].dtype)),
+        (0, state, tf.zeros([], dtypes.of_sum(recorded))),
         maximum_iterations=num_steps,
       )
     return tape.gradient(total, phi, unconnected_gradients="zero")

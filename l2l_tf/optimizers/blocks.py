@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import devices
+from l2l_tf import devices, dtypes
 from l2l_tf.optimizers import base
 
 _SIZE = 1 << 13  # coordinates; the fastest of 2^12 to 2^14 on two cores
@@ -27,7 +27,7 @@ class Layout:
     self.size = sum(self._sizes)
     self.count = count
     self.padding = -(-self.size // count) * count - self.size
-    self.dtype = tf.float64 if tf.float64 in [s.dtype for s in specs] else tf.float32
+    self.dtype = dtypes.of_sum(specs)
 
   def split(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Returns blocks [B] of tensors like `specs`."""

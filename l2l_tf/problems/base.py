@@ -5,8 +5,9 @@ loss under a distribution of functions f. https://arxiv.org/abs/1606.04474
 """
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -46,8 +47,10 @@ class Problem(abc.ABC):
       seed: int32 tensor of shape [2].
 
     Returns:
-      `(params, constants)`: fresh optimizee parameters, and whatever stays fixed
-      while this task is optimized (a nest of tensors, possibly empty).
+      `(params, constants)`: fresh optimizee parameters, a list of tensors of any
+      floating types; and whatever stays fixed while this task is optimized, a nest
+      of tensors, possibly empty. Both may hold NumPy arrays, params may be a tuple and
+      constants None; a call is given what `draw` makes of them.
     """
 
   @abc.abstractmethod
@@ -55,6 +58,20 @@ class Problem(abc.ABC):
     self, params: list[tf.Tensor], constants: Any, seed: tf.Tensor
   ) -> tf.Tensor:
     """Returns the scalar loss f(theta); `seed` draws the mini-batch."""
+
+  def project(self, params: list[tf.Tensor], constants: Any) -> list[tf.Tensor]:
+    """Returns `params` moved to where they may be; the identity by default.
+
+    The inner loop calls it after every update: theta <- project(theta + update). The
+    starting point is not projected.
+    """
+    del constants
+    return params
+
+  @property
+  def is_constrained(self) -> bool:
+    """Whether `project` may move anything; meta-gradients then go through it."""
+    return type(self).project is not Problem.project
 
   def task_losses(
     self, params: list[tf.Tensor], constants: Any, seed: tf.Tensor
@@ -73,7 +90,62 @@ class Problem(abc.ABC):
 
   def parameters(self) -> list[Parameter]:
     """Describes the optimizee parameters in the order of `init`."""
-    params, _ = self.init(tf.zeros([2], tf.int32))
+    params, _ = draw(self, tf.zeros([2], tf.int32))
     return [
       Parameter(f"param_{i}", tuple(p.shape), "variable") for i, p in enumerate(params)
     ]
+
+
+def draw(problem: Problem, seed: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
+  """Calls `problem.init`, and checks what it returns.
+
+  Returns:
+    Its parameters as a list of tensors, and its constants, () in place of None, with
+    tensors in place of NumPy arrays.
+
+  Raises:
+    ValueError: unless it returned a pair whose first entry is a list or a tuple of
+      floating-point tensors or arrays, at least one.
+  """
+  drawn = problem.init(seed)
+  if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
+    _refuse(problem, f"{_described(drawn)} instead of a pair")
+  params, constants = drawn
+  if not isinstance(params, (tuple, list)) or hasattr(params, "_fields"):
+    _refuse(problem, f"its parameters as {_described(params)}")
+  if not params:
+    _refuse(problem, "no parameters")
+  params = [_parameter(problem, i, x) for i, x in enumerate(params)]
+  is_numpy = lambda x: isinstance(x, (np.ndarray, np.generic))
+  to_tensor = lambda x: tf.convert_to_tensor(x) if is_numpy(x) else x
+  constants = () if constants is None else tf.nest.map_structure(to_tensor, constants)
+  return params, constants
+
+
+def _parameter(problem: Problem, index: int, value: Any) -> tf.Tensor:
+  try:
+    # A list of numbers is one more level of the nest, not an array.
+    tensor = None if tf.nest.is_nested(value) else tf.convert_to_tensor(value)
+  except (TypeError, ValueError):
+    tensor = None
+  if tensor is None:
+    _refuse(problem, f"parameter {index} as {_described(value)}")
+  if not tensor.dtype.is_floating:
+    _refuse(problem, f"parameter {index} of type {tensor.dtype.name}")
+  return tensor
+
+
+def _described(value: Any) -> str:
+  if tf.is_tensor(value):
+    return f"a tensor of shape {value.shape}"
+  if type(value) in (tuple, list, dict):
+    return f"a {type(value).__name__} of {len(value)}"
+  return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _refuse(problem: Problem, came: str) -> NoReturn:
+  raise ValueError(
+    f"{type(problem).__name__}.init returned {came}; it must return (params,"
+    " constants), where params is a list of floating-point tensors, at least one, and"
+    " no dict or deeper nest (constants may be any)."
+  )

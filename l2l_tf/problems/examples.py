@@ -4,6 +4,8 @@ A loop that must repeat itself exactly cannot read from an iterator, whose place
 its data is a hidden state. Hence all examples are kept, and drawn by a seed.
 """
 
+import contextlib
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import keras
@@ -16,18 +18,20 @@ class Examples:
   """Inputs, targets and, perhaps, weights of as many examples."""
 
   def __init__(self, data: Any, max_examples: int):
-    """Takes arrays as they are, and reads a `tf.data.Dataset` to its end, once.
+    """Takes arrays as they are, and reads a source of batches to its end, once.
 
     Args:
-      data: a tuple `(x, y)` or `(x, y, sample_weight)` of nests of arrays, [N, ...],
-        or a batched `tf.data.Dataset` of such tuples.
-      max_examples: of a `tf.data.Dataset`, so that it cannot fill the memory.
+      data: a tuple `(x, y)` or `(x, y, sample_weight)` of nests of arrays, [N, ...];
+        or a source of batches that are such tuples: a `tf.data.Dataset`, a
+        `keras.utils.PyDataset`, or an object that has a length and can be indexed or
+        iterated over.
+      max_examples: of a source of batches, so that it cannot fill the memory.
 
     Raises:
       ValueError: for data that are empty, of unequal lengths, endless or too many.
     """
-    if isinstance(data, tf.data.Dataset):
-      self.tensors = _concatenate(_read(data, max_examples))
+    if _is_source(data):
+      self.tensors = _concatenate(_read(data, max_examples), _kind(data))
     else:
       self.tensors = _as_tensors(data)
     self.size = _count(self.tensors)
@@ -49,33 +53,72 @@ class Examples:
     return keras.utils.unpack_x_y_sample_weight(tensors)
 
 
-def _read(dataset: tf.data.Dataset, max_examples: int) -> list[Any]:
+def _is_source(data: Any) -> bool:
+  """Tells what yields batches from what is a nest of arrays."""
+  if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset, Iterator)):
+    return True
+  is_array = tf.is_tensor(data) or hasattr(data, "__array__")
+  return isinstance(data, Sized) and not is_array and not tf.nest.is_nested(data)
+
+
+def _kind(source: Any) -> str:
+  is_tf = isinstance(source, tf.data.Dataset)
+  return "tf.data.Dataset" if is_tf else type(source).__name__
+
+
+def _read(source: Any, max_examples: int) -> list[Any]:
   """Returns all batches."""
+  kind, advice = _kind(source), "give fewer batches"
+  if isinstance(source, tf.data.Dataset):
+    advice = "give dataset.take(number_of_batches)"
   too_many = (
-    f"A tf.data.Dataset of more than max_examples={max_examples} examples cannot be"
-    " kept in memory; give dataset.take(number_of_batches), or a higher max_examples."
+    f"A {kind} of more than max_examples={max_examples} examples cannot be kept in"
+    f" memory; {advice}, or a higher max_examples."
   )
-  if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-    raise ValueError(too_many.replace("more than", "endless, hence more than"))
   batches, size = [], 0
-  for batch in dataset:
+  for batch in _batches(source, kind, too_many):
     batches.append(_as_tensors(batch))
     size += _count(batches[-1])
     if size > max_examples:
       raise ValueError(too_many)
   if not batches:
-    raise ValueError("The tf.data.Dataset is empty; it needs at least one batch.")
+    raise ValueError(f"The {kind} is empty; it needs at least one batch.")
   return batches
 
 
-def _concatenate(batches: list[Any]) -> Any:
+def _batches(source: Any, kind: str, too_many: str) -> Iterable[Any]:
+  """Returns an iterable over the batches, unless it is known to have no end."""
+  if isinstance(source, tf.data.Dataset):
+    if source.cardinality() == tf.data.INFINITE_CARDINALITY:
+      raise ValueError(too_many.replace("more than", "endless, hence more than"))
+    return source
+  is_keras = isinstance(source, keras.utils.PyDataset)
+  length = None
+  with contextlib.suppress(TypeError, NotImplementedError):
+    length = source.num_batches if is_keras else len(source)
+  if length is None:
+    raise ValueError(
+      f"The data came as a {kind} without a length, which may have no end; give arrays,"
+      " a keras.utils.PyDataset with a length, or a finite tf.data.Dataset such as"
+      " tf.data.Dataset.from_generator(...).take(number_of_batches)."
+    )
+  if getattr(source, "__getitem__", None) is not None:
+    return (source[i] for i in range(length))
+  return source
+
+
+def _concatenate(batches: list[Any], kind: str) -> Any:
   try:
     return tf.nest.map_structure(lambda *t: tf.concat(t, axis=0), *batches)
-  except tf.errors.InvalidArgumentError:
-    shapes = sorted({str(t.shape[1:]) for b in batches for t in tf.nest.flatten(b)})
+  except (tf.errors.InvalidArgumentError, TypeError, ValueError):
+    flat = [tf.nest.flatten(batch) for batch in batches]
+    shapes = sorted({str(t.shape[1:]) for tensors in flat for t in tensors})
+    types = sorted({str([t.dtype.name for t in tensors]) for tensors in flat})
+    differ = f"in the shapes of their examples, {', '.join(shapes)}; pad"
+    if len(types) > 1:
+      differ = f"in their arrays, of types {' and '.join(types)}; bring"
     raise ValueError(
-      f"The batches of the tf.data.Dataset differ in the shapes of their examples,"
-      f" {', '.join(shapes)}; pad them all to the same."
+      f"The batches of the {kind} differ {differ} them all to the same."
     ) from None
 
 

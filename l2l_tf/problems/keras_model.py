@@ -7,6 +7,7 @@ section 2, https://arxiv.org/abs/1606.04474.
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ _ACCURACIES = {
 }
 _SEED = "seed_generator_state"  # how Keras names the variable of a SeedGenerator
 # Operations whose result depends on more than their inputs, or that have an effect.
-_STATEFUL = re.compile("Assign|Random|TruncatedNormal|Multinomial")
+_STATEFUL = re.compile("Assign|Random(?!GammaGrad)|TruncatedNormal|Multinomial")
 
 
 class KerasModel(Problem):
@@ -44,6 +45,9 @@ class KerasModel(Problem):
   initializer that its layer gave it, whatever integer seed that has. A variable that
   was made from a value, or assigned in `build_model` (loaded weights), starts there
   in every task; so do those that are not trainable.
+
+  Variables that the loss does not reach stay where they start, and constraints are
+  applied after each update, both as in `fit`.
 
   State that layers update in training does not go from step to step. Batch
   normalisation does not read its own there. For `held_out` it is estimated at the
@@ -67,19 +71,24 @@ class KerasModel(Problem):
         need not be built or compiled.
       loss: as `model.compile` takes it: a name, a `keras.losses.Loss`, a function, or
         a nest of them for several outputs. None keeps what `build_model` compiled.
-      dataset: arrays `(x, y)` or `(x, y, sample_weight)`, nests allowed, or a
-        batched, finite `tf.data.Dataset` of such tuples. That is read once, into
-        memory: its own batches and order play no role, and what its `map` drew at
-        random, such as augmentation, stays as it was drawn (put it into the model).
+      dataset: arrays `(x, y)` or `(x, y, sample_weight)`, nests allowed, or a finite
+        source of batches of such tuples: a `tf.data.Dataset`, a
+        `keras.utils.PyDataset` or what else has a length and can be indexed or
+        iterated over. That is read once, into memory: its own batches and order play
+        no role, and what it drew at random, such as augmentation, stays as it was
+        drawn (put it into the model).
       held_out: more of the same, which the loss never draws.
       batch_size: examples per mini-batch (Keras's default).
-      max_examples: that a `tf.data.Dataset` may hold.
+      max_examples: that a source of batches may hold.
       jit_compile: whether XLA compiles the loss and its gradient in meta-training;
         it pays for dense layers, and rarely for convolutions on a CPU.
 
     Raises:
       ValueError: for a model that is none or has nothing to train, data that do not
         fit it, an unknown loss, or randomness that no seed controls.
+
+    Warns:
+      UserWarning: with the names of variables that the loss does not reach.
     """
     if batch_size < 1 or max_examples < 1:
       raise ValueError(
@@ -99,24 +108,43 @@ class KerasModel(Problem):
     self._values = [tf.convert_to_tensor(v.value) for v in self._others]
     self._starts = [initializers.start(v, recorded.get(id(v))) for v in self._trainable]
     self._accuracy = _accuracy(loss)
-    self._averages = self._check_loss(self._check_init())
+    self._fixed = []  # the trainable variables that the loss does not reach
+    self._is_fixed = [False] * len(self._trainable)
+    params = self._check_init()
+    self._averages = self._check_loss(params)
+    self._is_fixed = self._find_fixed(params)
+    self._trainable, self._fixed = self._sort(self._trainable)
+    with _explained("apply the constraints of the variables"):
+      self.project(*self._sort(params))
+    if self._fixed:
+      warnings.warn(self._fixed_warning(), stacklevel=3)  # of whoever calls keras_model
 
   def init(self, seed):
     keys = seeds.split(seed, len(self._starts))
-    return [start(key) for start, key in zip(self._starts, keys)], []
+    return self._sort([start(key) for start, key in zip(self._starts, keys)])
 
   def __call__(self, params, constants, seed):
     batch_seed, state_seed = seeds.split(seed, 2)
     batch = self._train.draw(self._batch_size, batch_seed)
     state = self._seeded(self._values, state_seed)
-    return self._run(params, state, batch, training=True)[0]
+    return self._run(params, constants, state, batch, training=True)[0]
+
+  def project(self, params, constants):
+    """Applies the variables' constraints, as a Keras optimizer does."""
+    del constants
+    pairs = zip(self._trainable, params, strict=True)
+    return [p if v.constraint is None else _constrained(v, p) for v, p in pairs]
+
+  @property
+  def is_constrained(self):
+    return any(v.constraint is not None for v in self._trainable)
 
   def held_out(self, params, constants):
     """Evaluates the whole held-out data in inference mode, as `evaluate` does.
 
     Args:
       params: of `parameters()`.
-      constants: unused.
+      constants: of the same task.
 
     Returns:
       `held_out_loss`, with regularizers; and `held_out_accuracy`, the share
@@ -125,12 +153,12 @@ class KerasModel(Problem):
     """
     if self._held_out is None:
       return {}
-    state, size = self._inference_state(params), self._held_out.size
+    state, size = self._inference_state(params, constants), self._held_out.size
 
     def body(start, sums):
       batch = self._held_out.slice(start, _EVALUATED)
       share = tf.cast(tf.minimum(_EVALUATED, size - start), tf.float32) / size
-      means = self._evaluate(params, state, batch)
+      means = self._evaluate(params, constants, state, batch)
       return start + _EVALUATED, [s + share * m for s, m in zip(sums, means)]
 
     names = ["held_out_loss", "held_out_accuracy"][: 1 + (self._accuracy is not None)]
@@ -146,11 +174,15 @@ class KerasModel(Problem):
       for i, (path, v) in enumerate(zip(paths, self._trainable))
     ]
 
-  def _run(self, params, state, batch, training):
+  def _run(self, params, constants, state, batch, training):
     """Returns the loss, the outputs and the state that the layers left."""
     x, y, sample_weight = batch
     model = self._model
-    given = [*zip(self._trainable, params), *zip(self._others, state)]
+    given = [
+      *zip(self._trainable, params, strict=True),
+      *zip(self._fixed, constants, strict=True),
+      *zip(self._others, state),
+    ]
     with keras.StatelessScope(given, collect_losses=True) as scope:
       outputs = model(x, training=training)
       loss = model.compute_loss(
@@ -165,14 +197,14 @@ class KerasModel(Problem):
       for i, (v, value) in enumerate(zip(self._others, state))
     ]
 
-  def _evaluate(self, params, state, batch):
-    loss, outputs, _ = self._run(params, state, batch, training=False)
+  def _evaluate(self, params, constants, state, batch):
+    loss, outputs, _ = self._run(params, constants, state, batch, training=False)
     means = [loss]
     if self._accuracy is not None:
       means.append(tf.reduce_mean(self._accuracy(batch[1], outputs)))
     return [tf.cast(m, tf.float32) for m in means]
 
-  def _inference_state(self, params):
+  def _inference_state(self, params, constants):
     """Returns the state with moving averages as if training had stayed at `params`.
 
     After k batches such an average is r start + (1 - r) mean, with r = momentum^k.
@@ -188,7 +220,8 @@ class KerasModel(Problem):
         state[i] = value
       batch_seed, state_seed = seeds.split(seed, 2)
       batch = self._train.draw(self._batch_size, batch_seed)
-      state = self._run(params, self._seeded(state, state_seed), batch, True)[-1]
+      state = self._seeded(state, state_seed)
+      state = self._run(params, constants, state, batch, training=True)[-1]
       return [state[i] for i in self._averages]
 
     def body(k, low, high):
@@ -217,25 +250,60 @@ class KerasModel(Problem):
 
   def _check_loss(self, params) -> list[int]:
     """Tries the loss; returns the positions of the averages that it moves."""
-    seed = seeds.make(0)
     with _explained("compute the loss of the data's first examples"):
       batch = self._train.first(_TRIED)
-      loss, _, state = self._run(params, self._values, batch, training=True)
-      self._evaluate(
-        params, self._values, (self._held_out or self._train).first(_TRIED)
-      )
+      loss, _, state = self._run(params, [], self._values, batch, training=True)
+      held_out = (self._held_out or self._train).first(_TRIED)
+      self._evaluate(params, [], self._values, held_out)
     if not tf.is_tensor(loss) or loss.shape.rank != 0:
       raise ValueError(
         f"keras_model got a loss {loss!r} of the first examples; it must be a scalar"
         " tensor, so let it reduce over the examples."
       )
-    function = tf.function(self.__call__, autograph=False)
-    _check_stateless(function.get_concrete_function(params, [], seed).graph)
     return [
       i
       for i, (before, after) in enumerate(zip(self._values, state))
       if before.dtype.is_floating and after is not before
     ]
+
+  def _find_fixed(self, params) -> list[bool]:
+    """Returns of each trainable variable whether the loss does not reach it.
+
+    In a graph, where a condition has both of its branches; and in training mode, as
+    the inner loop sees it.
+    """
+
+    def gradients(params, seed):
+      with tf.GradientTape() as tape:
+        tape.watch(params)
+        loss = self(params, [], seed)
+      with _explained("differentiate the loss"):
+        found.extend(tape.gradient(loss, params))
+      return loss
+
+    found = []
+    function = tf.function(gradients, autograph=False)
+    _check_stateless(function.get_concrete_function(params, seeds.make(0)).graph)
+    is_fixed = [g is None for g in found]
+    if all(is_fixed):
+      raise ValueError(
+        f"keras_model got {self._model.name}, whose loss reaches none of its trainable"
+        " variables; compute it from them by differentiable operations."
+      )
+    return is_fixed
+
+  def _sort(self, values) -> tuple[list[Any], list[Any]]:
+    """Parts what belongs to the variables that move from what belongs to the others."""
+    pairs = list(zip(values, self._is_fixed, strict=True))
+    return [x for x, fixed in pairs if not fixed], [x for x, fixed in pairs if fixed]
+
+  def _fixed_warning(self) -> str:
+    paths = [v.path for v in self._fixed]
+    more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
+    return (
+      f"The loss of {self._model.name} does not reach {', '.join(paths[:10])}{more};"
+      " they stay where they start, as in fit."
+    )
 
 
 def keras_model(
@@ -269,6 +337,24 @@ def _build(build_model, loss, examples) -> tuple[keras.Model, dict[int, Callable
   if loss is not None:
     model.compile(loss=loss)
   return model, recorded
+
+
+def _constrained(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
+  """Returns a variable's value as its constraint would leave it.
+
+  Norms have no derivative at zero, where Keras's constraints would give NaN. Theirs
+  is therefore taken a little beside it.
+  """
+
+  def apply(value):
+    with keras.StatelessScope([(variable, value)]) as scope:
+      variable.assign(variable.constraint(variable))
+    return scope.get_current_value(variable)
+
+  small = 1e-2 if value.dtype == tf.float16 else 1e-18  # Its square is not zero yet.
+  beside = apply(tf.where(value == 0, tf.cast(small, value.dtype), value))
+  # Adds nothing, not even by rounding, to the value of what is the constraint's.
+  return tf.stop_gradient(apply(value)) + (beside - tf.stop_gradient(beside))
 
 
 def _role(name: str) -> str:

@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.problems.base import Problem
+from l2l_tf.problems.base import Problem, draw
 
 
 class ScaledLoss(Problem):
@@ -36,13 +36,20 @@ class ScaledLoss(Problem):
 
   def init(self, seed):
     task_seed, scale_seed = seeds.split(seed, 2)
-    params, constants = self._problem.init(task_seed)
+    params, constants = draw(self._problem, task_seed)
     return params, (constants, _log_uniform([], scale_seed, self._low, self._high))
 
   def __call__(self, params, constants, seed):
     constants, scale = constants
     loss = self._problem(params, constants, seed)
     return tf.cast(scale, loss.dtype) * loss
+
+  def project(self, params, constants):
+    return self._problem.project(params, constants[0])
+
+  @property
+  def is_constrained(self):
+    return self._problem.is_constrained
 
   def task_losses(self, params, constants, seed):
     return self._problem.task_losses(params, constants[0], seed)
@@ -78,7 +85,7 @@ class ScaledParameters(Problem):
 
   def init(self, seed):
     task_seed, scale_seed = seeds.split(seed, 2)
-    params, constants = self._problem.init(task_seed)
+    params, constants = draw(self._problem, task_seed)
     scales = [
       tf.cast(_log_uniform(p.shape, key, self._low, self._high), p.dtype)
       for p, key in zip(params, seeds.split(scale_seed, len(params)))
@@ -88,6 +95,16 @@ class ScaledParameters(Problem):
   def __call__(self, params, constants, seed):
     constants, scales = constants
     return self._problem(_scale(params, scales), constants, seed)
+
+  def project(self, params, constants):
+    """Returns P(c theta) / c, where P is f's."""
+    constants, scales = constants
+    projected = self._problem.project(_scale(params, scales), constants)
+    return [p / c for p, c in zip(projected, scales, strict=True)]
+
+  @property
+  def is_constrained(self):
+    return self._problem.is_constrained
 
   def task_losses(self, params, constants, seed):
     constants, scales = constants

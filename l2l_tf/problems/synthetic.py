@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import seeds
-from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf import dtypes, seeds
+from l2l_tf.problems.base import Parameter, Problem, draw
 
 _QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
 
@@ -180,13 +180,21 @@ class Ensemble(Problem):
 
   def init(self, seed):
     keys = seeds.split(seed, len(self._problems))
-    drawn = [p.init(key) for p, key in zip(self._problems, keys)]
+    drawn = [draw(p, key) for p, key in zip(self._problems, keys)]
     return [x for params, _ in drawn for x in params], [c for _, c in drawn]
 
   def __call__(self, params, constants, seed):
     keys = seeds.split(seed, len(self._problems))
     members = zip(self._problems, self._weights, self._split(params), constants, keys)
-    return tf.add_n([w * p(x, c, s) for p, w, x, c, s in members])
+    return dtypes.add([w * p(x, c, s) for p, w, x, c, s in members])
+
+  def project(self, params, constants):
+    members = zip(self._problems, self._split(params), constants)
+    return [x for problem, p, c in members for x in problem.project(p, c)]
+
+  @property
+  def is_constrained(self):
+    return any(p.is_constrained for p in self._problems)
 
   def held_out(self, params, constants):
     members = zip(self._problems, self._split(params), constants)

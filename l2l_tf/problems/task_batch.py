@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from l2l_tf import seeds
-from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf import dtypes, seeds
+from l2l_tf.problems.base import Parameter, Problem, draw
 
 
 class TaskBatch(Problem):
@@ -33,8 +33,19 @@ class TaskBatch(Problem):
   def init(self, seed):
     keys = tf.stack(seeds.split(seed, 2 * self.num_tasks))
     init_keys, batch_keys = keys[: self.num_tasks], keys[self.num_tasks :]
-    params, constants = _vectorize(self._problem.init, init_keys)
+    params, constants = _vectorize(self._draw, init_keys)
     return params, (constants, batch_keys)
+
+  def _draw(self, seed):
+    params, constants = draw(self._problem, seed)
+    for x in tf.nest.flatten(constants):
+      if not tf.is_tensor(x) and not isinstance(x, (bool, int, float)):
+        raise ValueError(
+          f"{type(self._problem).__name__}.init returned the constant {x!r:.50}, which"
+          " cannot be stacked for a batch of tasks; return a nest of tensors, or train"
+          " with meta_batch_size=1."
+        )
+    return params, tf.nest.map_structure(tf.convert_to_tensor, constants)
 
   def task_losses(self, params, constants, seed):
     def loss(task):
@@ -50,7 +61,16 @@ class TaskBatch(Problem):
     return _vectorize(loss, (params, *constants))
 
   def __call__(self, params, constants, seed):
-    return tf.reduce_sum(self.task_losses(params, constants, seed))
+    losses = dtypes.for_sum([self.task_losses(params, constants, seed)])
+    return tf.reduce_sum(losses[0])
+
+  def project(self, params, constants):
+    constants, _ = constants
+    return _vectorize(lambda task: self._problem.project(*task), (params, constants))
+
+  @property
+  def is_constrained(self):
+    return self._problem.is_constrained
 
   def held_out(self, params, constants):
     """Evaluates the mean over the tasks."""
