@@ -3,7 +3,7 @@
 import io
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.figure
@@ -26,13 +26,16 @@ class TensorBoard:
     self._logdir = pathlib.Path(logdir)
     self._writer = tf.summary.create_file_writer(str(logdir))
 
-  def flags(self, flags: Mapping[str, Any], hyper_parameters: list[str]) -> None:
-    """Shows all flags as text, and the named ones in the HParams tab."""
+  def flags(
+    self, flags: Mapping[str, Any], hyper_parameters: Sequence[str] = (), step: int = 0
+  ) -> None:
+    """Shows all flags as text, and the named ones, if any, in the HParams tab."""
     lines = ["| flag | value |", "|---|---|"]
     lines += [f"| {name} | `{value}` |" for name, value in flags.items()]
-    with self._writer.as_default(step=0):
+    with self._writer.as_default(step=step):
       tf.summary.text("flags", "\n".join(lines))
-      hparams.hparams({k: _plain(flags[k]) for k in hyper_parameters})
+      if hyper_parameters:
+        hparams.hparams({k: _plain(flags[k]) for k in hyper_parameters})
 
   def training(
     self, epoch: int, metrics: Mapping[str, Any], epochs_per_second: float

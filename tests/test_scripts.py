@@ -174,11 +174,11 @@ def reference(tmp_path_factory):
   return cold(COMMAND.format("train"), *TINY, f"--save_path={path}"), path
 
 
-def result(path):
+def result(path, num_epochs=NUM_EPOCHS):
   """The exported file and the last checkpoint, bit for bit."""
   with np.load(path / "optimizer.l2l.npz") as arrays:
     exported = {k: (v.dtype, v.shape, v.tobytes()) for k, v in arrays.items()}
-  reader = tf.train.load_checkpoint(str(path / "checkpoints" / f"ckpt-{NUM_EPOCHS}"))
+  reader = tf.train.load_checkpoint(str(path / "checkpoints" / f"ckpt-{num_epochs}"))
   names = set(reader.get_variable_to_shape_map())
   counter = {n for n in names if n.startswith("save_counter")}  # of saves, not epochs
   assert len(names) > 10 and len(counter) == 1
@@ -296,6 +296,48 @@ def test_another_configuration_is_refused(forks, reference):
   ended.assert_mistake("layers=[24], now [8, 8], seed=0, now 1;")
 
 
+CONSTANT = [
+  "--problem=simple", "--evaluation_period=2", "--num_steps=4", "--unroll_length=2",
+  "--layers=2", "--schedule=constant",
+]  # fmt: skip
+
+
+def test_a_finished_run_goes_on_for_more_epochs(forks, tmp_path):
+  def train(path, num_epochs, *flags):
+    run = *CONSTANT, f"--save_path={tmp_path / path}", f"--num_epochs={num_epochs}"
+    return forks.run("train", *run, *flags)
+
+  assert train("run", 4).code == 0
+  path = tmp_path / "run"
+  with unchanged(path):
+    train("run", 2).assert_mistake("num_epochs=2", "has taken 4 epochs already")
+    train("run", 8, "--seed=1").assert_mistake("seed=0, now 1;")
+    assert "; go on with a higher --num_epochs, or give" in train("run", 4).out
+  more = train("run", 8)
+  assert more.code == 0 and not more.err
+  first, _ = more.out.splitlines()
+  assert first == f"Going on after epoch 4 of 8 (num_epochs=8, was 4), saved in {path}."
+  assert "| 8/8 [" in more.bar[-1]
+  assert train("whole", 8).code == 0
+  whole = tmp_path / "whole"
+  assert (path / "config.json").read_text() == (whole / "config.json").read_text()
+  flagfiles = [(p / "flags.txt").read_text() for p in (path, whole)]
+  assert flagfiles[0].replace(str(path), str(whole)) == flagfiles[1]
+  assert result(path, 8) == result(whole, 8)
+
+
+def test_a_cosine_names_the_way_on(forks, reference):
+  path = reference[1]
+  flags = [*TINY, f"--save_path={path}", f"--num_epochs={2 * NUM_EPOCHS}"]
+  with unchanged(path):
+    ended = forks.run("train", *flags)
+    forks.run("train", *flags, "--seed=1").assert_mistake("num_epochs=", "seed=0, now")
+  ended.assert_mistake(
+    f"cosine of the run in {str(path)!r} was laid out for {NUM_EPOCHS} epochs",
+    f"--initial_path={path / 'optimizer.l2l.npz'} and another --save_path",
+  )
+
+
 def test_the_saved_flags_repeat_a_run(forks, reference, tmp_path):
   flagfile = f"--flagfile={reference[1] / 'flags.txt'}"
   given = [f"--save_path={tmp_path / 'run'}", "--log_period=30", "--trace_graph"]
@@ -322,6 +364,12 @@ def test_early_stopping_is_said(forks, tmp_path):
   again = forks.run("train", f"--flagfile={tmp_path}/tensorboard_logs/simple/flags.txt",
                     cwd=tmp_path)  # fmt: skip
   assert again.out.startswith("Already finished: 4 epochs, saved in tensorboard_logs/")
+  assert "; go on with a higher --patience, or give another --save_path" in again.out
+  more = forks.run("train", f"--flagfile={tmp_path}/tensorboard_logs/simple/flags.txt",
+                   "--patience=5", cwd=tmp_path)  # fmt: skip
+  first, early, _ = more.out.splitlines()
+  assert first.startswith("Going on after epoch 4 of 50 (patience=5, was 3), saved in ")
+  assert early == "Ended early: 5 validations in a row without improvement."
 
 
 def test_a_run_that_always_diverges_says_so(forks, tmp_path):
