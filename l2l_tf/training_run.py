@@ -18,11 +18,13 @@ import tensorflow as tf
 
 from l2l_tf import checkpoint, evaluate, export, seeds
 from l2l_tf.meta_train import MetaTrainer
+from l2l_tf.validations import Validations
 
 _CONFIG = "config.json"
 _CHECKPOINTS = "checkpoints"
 _EPOCH = "progress/0/.ATTRIBUTES/VARIABLE_VALUE"  # where a checkpoint counts them
 OPTIMIZER = "optimizer.l2l.npz"
+VALIDATIONS = "validation.csv"
 
 
 class ConfigurationError(ValueError):
@@ -129,6 +131,7 @@ class TrainingRun:
     )
     self.resumed_from = self._checkpointer.restore()
     self._saved = self.resumed_from
+    self._validations = Validations(self._path / VALIDATIONS, int(self.epoch))
     if np.isfinite(self.best_loss) and not self.export_path.exists():
       raise ConfigurationError(
         f"{str(self.export_path)!r}, the best optimizer of the run so far, is missing;"
@@ -217,6 +220,7 @@ class TrainingRun:
       self.best_loss.assign(loss)
       with checkpoint.writing(self.export_path):
         export.save(self.trainer.optimizer, self.export_path)
+    self._validations.add(int(self.epoch), curves.losses.mean(axis=0))
     return curves, is_best
 
 

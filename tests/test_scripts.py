@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from disk import unchanged
+from tensorboard.backend.event_processing import event_accumulator
 
 from l2l_tf import export
 from l2l_tf.optimizers import SGD, Adam, Partition, Where
@@ -277,6 +278,39 @@ def test_a_full_disk_costs_no_checkpoint(forks, reference, tmp_path):
   ended = forks.run(*run)
   assert ended.code == 0 and f"Going on after epoch {before} of" in ended.out
   assert result(path) == result(reference[1])
+
+
+def test_a_training_is_one_run_in_tensorboard_wherever_it_was_stopped(
+  forks, reference, tmp_path
+):
+  path = tmp_path / "run"
+  process = forks.start("train", *TINY, f"--save_path={path}")
+  process.wait_until(lambda: latest(path) > PERIOD)
+  process.kill()
+  assert forks.run("train", *TINY, f"--save_path={path}").code == 0
+  points = [event_points(p) for p in (path, reference[1])]
+  assert points[0] == points[1]
+  epochs = [*range(PERIOD, NUM_EPOCHS + 1, PERIOD)]
+  assert points[0]["2_validation/final_loss"] == epochs
+  assert points[0]["3_epoch/final_loss"] == [*range(1, NUM_EPOCHS + 1)]
+  tables = [rows(p / "validation.csv") for p in (path, reference[1])]
+  assert tables[0] == tables[1]
+  assert [int(row["epoch"]) for row in tables[0]] == [
+    n for n in epochs for _ in range(5)
+  ]
+
+
+def event_points(path):
+  """Steps of each tag of the one run in that directory; of pictures, the last."""
+  files = [*path.rglob("*tfevents*")]
+  assert {f.parent for f in files} == {path}
+  everything = {"tensors": 0}
+  events = event_accumulator.EventAccumulator(str(path), everything).Reload()
+  points = {
+    tag: [e.step for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+  }
+  points["2_validation/trajectories"] = points["2_validation/trajectories"][-1:]
+  return points
 
 
 def test_a_finished_run_does_nothing(forks, reference):
@@ -687,8 +721,9 @@ def test_an_evaluation_prints_and_writes_its_results(forks, exported, tmp_path):
   assert len(curves) == 4 * 6
   assert summary[0]["final_loss"] == summary[1]["final_loss"]  # the same weights
   assert (path / "curves.png").read_bytes().startswith(b"\x89PNG")
-  runs = {p.parent.name for p in path.rglob("events.out.tfevents.*")}
-  assert runs == {"results", "SGD", "Adam", *(x.replace("/", "_") for x in learned)}
+  runs = [p.parent.name for p in path.rglob("events.out.tfevents.*")]
+  expected = ["results", "SGD", "Adam", *(x.replace("/", "_") for x in learned)]
+  assert sorted(runs) == sorted(expected)
 
 
 def test_an_evaluation_of_one_export_alone_without_a_picture(forks, exported, tmp_path):

@@ -4,20 +4,22 @@ from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
 
 import os
 import pathlib
+import time
 from typing import Any
 
 import keras
 import numpy as np
 import tqdm
 
-from l2l_tf import checkpoint, export, meta_gradients, presets
+from l2l_tf import checkpoint, export, meta_gradients, plots, presets
 from l2l_tf.meta_train import MetaTrainer, check_lengths
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer, RNNprop
 from l2l_tf.scripts import launch
-from l2l_tf.summaries import TensorBoard
+from l2l_tf.summaries import TRAJECTORIES, TensorBoard
 from l2l_tf.trace_graph import trace_graph
 from l2l_tf.training_run import (
   OPTIMIZER,
+  VALIDATIONS,
   ConfigurationError,
   Epoch,
   TrainingRun,
@@ -35,6 +37,7 @@ _HYPER_PARAMETERS = [
 ]  # fmt: skip
 _FINAL_RATE = 0.02  # of the first one, at the end of the cosine
 _ARCHITECTURE = ["optimizer", "layers", "preprocess", "output_scale", "initializer"]
+_PICTURE_PERIOD = 15.0  # seconds between pictures, each of which takes 0.3
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
 
@@ -140,7 +143,7 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
   if not run.is_finished:
     graph = _graph(run, values) if values["trace_graph"] else None
     with checkpoint.writing(path):
-      board = TensorBoard(path)
+      board = TensorBoard(path, "training", after=run.resumed_from)
       if run.resumed_from is None:
         board.flags(values, _HYPER_PARAMETERS)
       elif run.changes:
@@ -167,6 +170,7 @@ def _graph(run: TrainingRun, values: dict[str, Any]):
 def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
   """Shows progress; returns the number of the signal that ended it, or 0."""
   recent: list[float] = []
+  picture = _Picture(board, values)
   with (
     stop_signals(_STOPPING) as received,
     tqdm.tqdm(
@@ -178,7 +182,7 @@ def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
     ) as bar,
   ):
     for epoch in run.epochs():
-      _log(run, board, epoch, values["save_path"])
+      _log(run, board, picture, epoch, values["save_path"])
       recent.append(float(epoch.metrics["losses"][-1]))
       if epoch.number % values["log_period"] == 0:
         bar.write(_line(epoch.number, recent, run))
@@ -190,17 +194,45 @@ def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
         bar.write(
           f"Stopped after epoch {epoch.number}; the same command goes on from there."
         )
+        picture.draw()
         return received[0]
+  picture.draw()
   return 0
 
 
-def _log(run: TrainingRun, board: TensorBoard, epoch: Epoch, path: str) -> None:
+class _Picture:
+  """The trajectories of all validations so far, drawn now and then."""
+
+  def __init__(self, board: TensorBoard, values: dict[str, Any]):
+    self._board, self._path = board, pathlib.Path(values["save_path"])
+    self._title = f"{values['problem']}: mean loss of the validation's tasks"
+    self._time, self._epoch = time.monotonic(), None
+
+  def note(self, epoch: int) -> None:
+    """Takes note of a validation, and draws unless it did so a moment ago."""
+    self._epoch = epoch
+    if time.monotonic() - self._time > _PICTURE_PERIOD:
+      self.draw()
+
+  def draw(self) -> None:
+    """Draws up to the last validation, if it has not been drawn yet."""
+    if self._epoch is not None:
+      with checkpoint.writing(self._path):
+        figure = plots.trajectories(self._path / VALIDATIONS, self._title)
+        self._board.figure(TRAJECTORIES, figure, self._epoch)
+    self._time, self._epoch = time.monotonic(), None
+
+
+def _log(
+  run: TrainingRun, board: TensorBoard, picture: _Picture, epoch: Epoch, path: str
+) -> None:
   """Writes TensorBoard's logs; if they cannot be written, the run still is saved."""
   try:
     with checkpoint.writing(path):
       board.training(epoch.number, epoch.metrics, 1.0 / epoch.seconds)
       if epoch.validation is not None:
         board.validation(epoch.number, epoch.validation.losses)
+        picture.note(epoch.number)
         board.flush()
   except checkpoint.WriteError:
     run.save()
