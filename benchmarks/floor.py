@@ -4,11 +4,26 @@ For every coordinate and step, two runs of the LSTM (one among the optimizees, o
 go back from), and per layer the two products of the way back.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from l2l_tf import devices
 
 _BLOCK = 128
+
+
+class Epochs:
+  """The floor as a contender; a turn is the work of an epoch."""
+
+  version = f"tensorflow {tf.__version__}"
+
+  def __init__(self, case: Any):
+    """Takes a `Case` of `meta_train.py`."""
+    self._run = make(case.num_parameters, case.num_steps, case.layers)
+
+  def turn(self, index: int) -> None:
+    self._run()
 
 
 def make(num_coordinates: int, num_steps: int, layers=(20, 20), num_features: int = 1):

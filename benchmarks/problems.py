@@ -8,11 +8,6 @@ import tensorflow as tf
 from l2l_tf import seeds
 from l2l_tf.problems import Problem
 
-# 99,550 parameters: two convolutions of stride 2, then two dense layers.
-CONV_SHAPES = (
-  (3, 3, 1, 16), (16,), (3, 3, 16, 32), (32,), (1568, 60), (60,), (60, 10), (10,),
-)  # fmt: skip
-
 
 class Classifier(Problem):
   """Cross-entropy of a net on uniform noise with random labels.
@@ -61,12 +56,12 @@ class MLP(Classifier):
 
 
 class ConvNet(Classifier):
-  """`CONV_SHAPES`, with ReLU; not compiled, as XLA's convolutions are slow on CPUs."""
+  """With ReLU, for images; not compiled, as XLA's convolutions are slow on CPUs."""
 
   _activation = staticmethod(tf.nn.relu)
 
-  def __init__(self):
-    super().__init__(CONV_SHAPES, (28, 28, 1))
+  def __init__(self, shapes: Sequence[Sequence[int]]):
+    super().__init__(shapes, (28, 28, 1))
 
 
 class Separable(Problem):

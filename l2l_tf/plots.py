@@ -18,6 +18,7 @@ _HISTORIES = {
   "alternating": "after alternating ones",
 }
 _WIDTHS = [3.6, 2.4, 1.2]  # Equal curves do not hide each other.
+_MOST_TRAJECTORIES = 12
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
@@ -67,6 +68,51 @@ def learning_curves(
   axes.grid(which="minor", alpha=0.1)
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(title="optimizer (final loss)", frameon=False)
+  return figure
+
+
+def trajectories(
+  validation_csv: str | os.PathLike[str], title: str
+) -> matplotlib.figure.Figure:
+  """Draws how the validation's mean curve over inner steps changes with the epochs.
+
+  Args:
+    validation_csv: `validation.csv` of a training.
+    title: above the axes.
+
+  Returns:
+    The figure, with a dozen curves at most: the first, the best, the last and others
+    evenly between; the caller saves it.
+
+  Raises:
+    ValueError: for a file without curves.
+  """
+  figure = matplotlib.figure.Figure(figsize=(8, 5), dpi=100, layout="constrained")
+  axes = figure.add_subplot()
+  curves = _read(pathlib.Path(validation_csv), "epoch")
+  epochs = list(curves)
+  finals = np.array([c["loss"][-1] for c in curves.values()])
+  best = epochs[int(np.where(np.isfinite(finals), finals, np.inf).argmin())]
+  shown = np.linspace(0, len(epochs) - 1, min(len(epochs), _MOST_TRAJECTORIES))
+  numbers = [int(epochs[i]) for i in shown.round().astype(int)]
+  scale = matplotlib.colors.Normalize(numbers[0], max(numbers[-1], numbers[0] + 1))
+  colors = matplotlib.cm.ScalarMappable(scale, "viridis_r")
+  for n in numbers:
+    c = curves[str(n)]
+    axes.plot(c["step"], c["loss"], color=colors.to_rgba(n), label=f"_epoch {n}")
+  c = curves[best]
+  label = f"best, epoch {best}  ({c['loss'][-1]:.3g})"
+  axes.plot(c["step"], c["loss"], color="tab:red", linestyle="--", label=label)
+  figure.colorbar(colors, ax=axes, label="epoch")
+  axes.set_yscale("log")
+  axes.set_ylim(*_limits({k: {"mean": c["loss"]} for k, c in curves.items()}))
+  axes.set_xlim(0, max(c["step"][-1], 1))
+  axes.set_xlabel("inner step")
+  axes.set_ylabel("loss")
+  axes.set_title(title)
+  axes.grid(which="major", alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False)
   return figure
 
 

@@ -1,9 +1,10 @@
 """What TensorBoard shows of a meta-training and of an evaluation."""
 
+import contextlib
 import io
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.figure
@@ -11,73 +12,106 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-TRAJECTORY = "loss along the inner trajectory"
+# TensorBoard sorts what it shows by name: the numbers put what matters first.
+CURVE = "1_evaluation/loss_by_step"
+LEARNING_CURVES = "1_evaluation/learning_curves"
+TRAJECTORIES = "2_validation/trajectories"
+_VALIDATION, _EPOCH, _WINDOW = "2_validation", "3_epoch", "4_window"
+_SATURATION = "5_saturation"
+_EVENTS = "events.out.tfevents."  # how TensorFlow begins the names of its files
 
 
 class TensorBoard:
-  """Writes scalars, text, figures and graphs below one log directory.
+  """Writes scalars, text, figures and graphs of one run into one log directory.
 
-  A curve over inner steps is a run of its own, in a subdirectory: runs of the
-  same tag lie over each other in one chart.
+  Only an evaluation's curves over inner steps are runs of their own, below the
+  directory: runs of the same tag lie over each other in one chart.
   """
 
-  def __init__(self, logdir: str | os.PathLike[str]):
-    """Opens the directory; it is made if need be."""
-    self._logdir = pathlib.Path(logdir)
-    self._writer = tf.summary.create_file_writer(str(logdir))
+  def __init__(
+    self, logdir: str | os.PathLike[str], kind: str, after: int | None = None
+  ):
+    """Opens the directory; it is made if need be.
 
-  def flags(self, flags: Mapping[str, Any], hyper_parameters: list[str]) -> None:
-    """Shows all flags as text, and the named ones in the HParams tab."""
+    Args:
+      logdir: the run's directory, whose path below TensorBoard's is its name there.
+      kind: of the run, such as "training"; runs of another kind may lie in the same
+        directory and are left alone.
+      after: epoch after which the run goes on; what an earlier process wrote of
+        later ones is removed, as they are trained again. By default a run begins,
+        and all that an earlier one of the kind wrote is removed.
+    """
+    self._logdir = pathlib.Path(logdir)
+    self._suffix = f".{kind}"
+    for file in self._logdir.glob(f"{_EVENTS}*{self._suffix}"):
+      if after is None:
+        file.unlink()
+      else:
+        _forget_later(file, after)
+    self._writer = self._create_writer(self._logdir, self._suffix)
+
+  def flags(
+    self, flags: Mapping[str, Any], hyper_parameters: Sequence[str] = (), step: int = 0
+  ) -> None:
+    """Shows all flags as text, and the named ones, if any, in the HParams tab."""
     lines = ["| flag | value |", "|---|---|"]
     lines += [f"| {name} | `{value}` |" for name, value in flags.items()]
-    with self._writer.as_default(step=0):
+    with self._writer.as_default(step=step):
       tf.summary.text("flags", "\n".join(lines))
-      hparams.hparams({k: _plain(flags[k]) for k in hyper_parameters})
+      if hyper_parameters:
+        hparams.hparams({k: _plain(flags[k]) for k in hyper_parameters})
 
   def training(
     self, epoch: int, metrics: Mapping[str, Any], epochs_per_second: float
   ) -> None:
     """Shows one epoch; `metrics` as `MetaTrainer.train_episode` returns them."""
     windows = len(metrics["meta_loss"])
+    inner_steps = len(metrics["losses"]) - 1
+    means = {
+      "final_loss": metrics["losses"][-1],
+      "mean_loss": metrics["losses"].mean(),
+      "gradient_size": metrics["gradient_size"].mean(),
+      "update_size": metrics["update_size"].mean(),
+      "inner_steps_per_second": epochs_per_second * inner_steps,
+    }
     with self._writer.as_default():
+      for name, value in means.items():  # First, see `_forget_later`.
+        tf.summary.scalar(f"{_EPOCH}/{name}", value, epoch)
+      for name, value in metrics["diagnostics"].items():
+        tf.summary.scalar(f"{_SATURATION}/{name}", value, epoch)
       for i in range(windows):
         step = (epoch - 1) * windows + i
-        tf.summary.scalar("window/meta_loss", metrics["meta_loss"][i], step)
-        norm = metrics["meta_gradient_norm"][i]
-        tf.summary.scalar("window/meta_gradient_norm", norm, step)
-        tf.summary.scalar("window/skipped", float(metrics["skipped"][i]), step)
-      means = {
-        "epoch/final_loss": metrics["losses"][-1],
-        "epoch/mean_loss": metrics["losses"].mean(),
-        "epoch/gradient_size": metrics["gradient_size"].mean(),
-        "epoch/update_size": metrics["update_size"].mean(),
-        "epoch/inner_steps_per_second": epochs_per_second
-        * (len(metrics["losses"]) - 1),
-      }
-      gates = {f"saturation/{k}": v for k, v in metrics["diagnostics"].items()}
-      for name, value in {**means, **gates}.items():
-        tf.summary.scalar(name, value, epoch)
+        for name in "meta_loss", "meta_gradient_norm", "skipped":
+          tf.summary.scalar(f"{_WINDOW}/{name}", float(metrics[name][i]), step)
 
   def validation(self, epoch: int, losses: np.ndarray) -> None:
-    """Shows a validation's curves, [num_problems, num_steps + 1]."""
+    """Shows the means of a validation's curves, [num_problems, num_steps + 1]."""
     with self._writer.as_default(step=epoch):
-      tf.summary.scalar("validation/final_loss", losses[:, -1].mean())
-      tf.summary.scalar("validation/mean_loss", losses.mean())
-    self.trajectory(f"epoch_{epoch:05d}", losses.mean(axis=0))
+      tf.summary.scalar(f"{_VALIDATION}/final_loss", losses[:, -1].mean())
+      tf.summary.scalar(f"{_VALIDATION}/mean_loss", losses.mean())
 
-  def trajectory(self, run: str, losses: np.ndarray) -> None:
-    """Shows a curve over inner steps, [num_steps + 1], as a run of that name."""
-    writer = tf.summary.create_file_writer(str(self._logdir / run))
-    with writer.as_default():
-      for step, loss in enumerate(losses):
-        tf.summary.scalar(TRAJECTORY, loss, step)
-    writer.close()
+  def curves(self, curves: Mapping[str, np.ndarray]) -> None:
+    """Shows curves over inner steps, [num_steps + 1], in place of former ones.
 
-  def figure(self, name: str, figure: matplotlib.figure.Figure) -> None:
+    Each is a run below this one, of the name that it has in the mapping.
+    """
+    for file in self._logdir.glob(f"*/{_EVENTS}*{self._suffix}_curve"):
+      file.unlink()
+      with contextlib.suppress(OSError):  # It may hold something else.
+        file.parent.rmdir()
+    for name, losses in curves.items():
+      path = self._logdir / name.replace("/", "_")
+      writer = self._create_writer(path, f"{self._suffix}_curve")
+      with writer.as_default():
+        for step, loss in enumerate(losses):
+          tf.summary.scalar(CURVE, loss, step)
+      writer.close()
+
+  def figure(self, name: str, figure: matplotlib.figure.Figure, step: int = 0) -> None:
     """Shows a matplotlib figure as an image."""
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    with self._writer.as_default(step=0):
+    with self._writer.as_default(step=step):
       tf.summary.image(name, tf.io.decode_png(png.getvalue(), channels=4)[tf.newaxis])
 
   def graph(self, graph: tf.Graph | tf.compat.v1.GraphDef) -> None:
@@ -90,6 +124,33 @@ class TensorBoard:
 
   def close(self) -> None:
     self._writer.close()
+
+  def _create_writer(self, path: pathlib.Path, suffix: str):
+    return tf.summary.create_file_writer(str(path), filename_suffix=suffix)
+
+
+def _forget_later(file: pathlib.Path, epoch: int) -> None:
+  """Cuts off what a file holds from the first event after an epoch.
+
+  An epoch begins with an event that is numbered by epoch, not by window.
+  """
+  kept, is_cut = [], False
+  try:
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+      event = tf.compat.v1.Event.FromString(record)
+      is_window = any(v.tag.startswith(_WINDOW) for v in event.summary.value)
+      is_cut = event.step > epoch and not is_window
+      if is_cut:
+        break
+      kept.append(record)
+  except tf.errors.DataLossError:  # The process died while it wrote the rest.
+    is_cut = True
+  if is_cut:
+    temporary = file.with_name(".events.tmp")  # a name that TensorBoard does not read
+    with tf.io.TFRecordWriter(str(temporary)) as writer:
+      for record in kept:
+        writer.write(record)
+    temporary.replace(file)
 
 
 def _plain(value: Any) -> bool | int | float | str:

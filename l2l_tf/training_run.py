@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,15 +18,24 @@ import tensorflow as tf
 
 from l2l_tf import checkpoint, evaluate, export, seeds
 from l2l_tf.meta_train import MetaTrainer
+from l2l_tf.validations import Validations
 
 _CONFIG = "config.json"
 _CHECKPOINTS = "checkpoints"
 _EPOCH = "progress/0/.ATTRIBUTES/VARIABLE_VALUE"  # where a checkpoint counts them
 OPTIMIZER = "optimizer.l2l.npz"
+VALIDATIONS = "validation.csv"
 
 
 class ConfigurationError(ValueError):
   """A save path that belongs to a run of another configuration."""
+
+  def __init__(
+    self, message: str, changes: Mapping[str, tuple[Any, Any]] | None = None
+  ):
+    """Takes the sentence, and what differs: found and given values by name."""
+    super().__init__(message)
+    self.changes = dict(changes or {})
 
 
 class Epoch(NamedTuple):
@@ -43,6 +52,13 @@ class TrainingRun:
   """Runs a trainer's episodes, resuming where an earlier process ended.
 
   The exported file always holds the weights with the lowest validation loss.
+
+  A run, also a finished one, goes on for more epochs when it is opened with a higher
+  `num_epochs`. Its weights and meta-optimizer end bit for bit as if it had had that
+  number from the start, provided that the trainer does not depend on the number, as
+  it does through a learning-rate schedule. The export does too, unless the validation
+  at the former last epoch, where no period ended, found the best optimizer: then
+  that one stays until it is surpassed. It is never counted against `patience`.
   """
 
   def __init__(
@@ -54,6 +70,7 @@ class TrainingRun:
     evaluation_period: int = 100,
     evaluation_epochs: int = 10,
     patience: int | None = None,
+    may_change: Collection[str] = (),
   ):
     """Opens `save_path` and restores the last checkpoint that it holds.
 
@@ -68,11 +85,15 @@ class TrainingRun:
       evaluation_epochs: tasks drawn for a validation, always the same ones.
       patience: validations without improvement after which the run ends; None
         to never end early.
+      may_change: keys of `config` whose values may differ from the directory's,
+        which then takes the new ones: those that decide when the run is validated
+        and when it ends, and nothing else.
 
     Raises:
       ValueError: for a count below one.
       ConfigurationError: if `save_path` is no directory, belongs to another
-        configuration, or has lost a file that the run needs.
+        configuration, has lost a file that the run needs, or has taken more epochs
+        than `num_epochs` already.
       CheckpointError: if its checkpoints cannot be read.
       WriteError: if it is new and cannot be written.
     """
@@ -94,7 +115,8 @@ class TrainingRun:
     self._runner = evaluate.Runner(
       trainer.problem, trainer.optimizer, trainer.num_steps
     )
-    _claim(self._path, config)
+    config = json.loads(json.dumps(config))
+    self.changes = _claim(self._path, config, may_change)  # name -> (former, new)
     self.epoch = tf.Variable(0, dtype=tf.int64)  # finished epochs
     self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows, for lack of finiteness
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
@@ -109,11 +131,15 @@ class TrainingRun:
     )
     self.resumed_from = self._checkpointer.restore()
     self._saved = self.resumed_from
+    self._validations = Validations(self._path / VALIDATIONS, int(self.epoch))
     if np.isfinite(self.best_loss) and not self.export_path.exists():
       raise ConfigurationError(
         f"{str(self.export_path)!r}, the best optimizer of the run so far, is missing;"
         " put it back, or give another save_path to start anew."
       )
+    self._check_end()
+    if self.changes:
+      _write(self._path, config)
 
   @property
   def export_path(self) -> pathlib.Path:
@@ -156,11 +182,27 @@ class TrainingRun:
       self.epoch.assign(number)
       self.num_skipped.assign_add(int(metrics["skipped"].sum()))
       validation, is_best = None, False
-      if number % self._period == 0 or number == self._num_epochs:
+      ends_period = number % self._period == 0
+      if ends_period or number == self._num_epochs:
         self._check_progress(len(metrics["skipped"]))
         validation, is_best = self._validate()
+        if is_best:
+          self._stale.assign(0)
+        elif ends_period:  # A longer run would not have validated the other.
+          self._stale.assign_add(1)
         self.save()
       yield Epoch(number, metrics, validation, is_best, seconds)
+
+  def _check_end(self) -> None:
+    """Refuses to end a run before, or at, an epoch that was not its last one."""
+    epoch = int(self.epoch)
+    is_shortened = epoch == self._num_epochs and "num_epochs" in self.changes
+    if epoch > self._num_epochs or is_shortened:
+      raise ConfigurationError(
+        f"num_epochs={self._num_epochs} cannot end the run in {str(self._path)!r},"
+        f" which has taken {epoch} epochs already; give a higher number, or another"
+        " save_path."
+      )
 
   def _check_progress(self, num_windows: int) -> None:
     if int(self.num_skipped) == int(self.epoch) * num_windows:
@@ -178,7 +220,7 @@ class TrainingRun:
       self.best_loss.assign(loss)
       with checkpoint.writing(self.export_path):
         export.save(self.trainer.optimizer, self.export_path)
-    self._stale.assign(0 if is_best else self._stale + 1)
+    self._validations.add(int(self.epoch), curves.losses.mean(axis=0))
     return curves, is_best
 
 
@@ -215,16 +257,24 @@ def stop_signals(notice: str = "") -> Iterator[list[int]]:
       signal.signal(caught, handler)
 
 
-def _claim(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Writes the configuration into a new directory, or compares it with an old one."""
-  file, config = path / _CONFIG, json.loads(json.dumps(config))
+_Changes = dict[str, tuple[Any, Any]]  # name -> (found, given)
+
+
+def _claim(
+  path: pathlib.Path, config: Mapping[str, Any], may_change: Collection[str]
+) -> _Changes:
+  """Writes the configuration into a new directory, or compares it with an old one.
+
+  Returns:
+    What differs and may.
+  """
+  file = path / _CONFIG
   if path.exists() and not path.is_dir():
     raise ConfigurationError(
       f"save_path={str(path)!r} is a file; give a directory for the run's results."
     )
   if file.exists():
-    _compare(file, config)
-    return
+    return _compare(file, config, may_change)
   if (path / OPTIMIZER).exists() or any(path.glob("checkpoints/ckpt-*")):
     raise ConfigurationError(
       f"{str(path)!r} holds an optimizer or checkpoints but no {_CONFIG}, so it is no"
@@ -232,11 +282,18 @@ def _claim(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     )
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_text(file, json.dumps(config, indent=2) + "\n")
+  _write(path, config)
+  return {}
 
 
-def _compare(file: pathlib.Path, config: dict[str, Any]) -> None:
-  """Refuses a directory whose configuration is not `config`."""
+def _write(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+  checkpoint.write_text(path / _CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _compare(
+  file: pathlib.Path, config: Mapping[str, Any], may_change: Collection[str]
+) -> _Changes:
+  """Refuses a directory whose configuration differs in what may not change."""
   try:
     found = json.loads(file.read_text())
   except ValueError:
@@ -246,13 +303,17 @@ def _compare(file: pathlib.Path, config: dict[str, Any]) -> None:
       f"{str(file)!r} is damaged; give another save_path, or remove the directory to"
       " start anew."
     )
-  changes = ", ".join(
-    f"{k}={found.get(k)!r}, now {config.get(k)!r}"
+  changes = {
+    k: (found.get(k), config.get(k))
     for k in sorted({*config, *found})
     if config.get(k) != found.get(k)
-  )
-  if changes:
+  }
+  refused = {k: change for k, change in changes.items() if k not in may_change}
+  if refused:
+    shown = ", ".join(f"{k}={old!r}, now {new!r}" for k, (old, new) in refused.items())
     raise ConfigurationError(
       f"{str(file.parent)!r} belongs to a run of another configuration, with"
-      f" {changes}; repeat that with its flagfile, or give another save_path."
+      f" {shown}; repeat that with its flagfile, or give another save_path.",
+      refused,
     )
+  return changes

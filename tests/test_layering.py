@@ -18,7 +18,7 @@ _FLOORS = [
   [_PUBLIC_NAMES],
   ["trace_graph", "training_run"],
   ["comparison", "keras", "meta_train", "presets", "pretraining", "report"],
-  ["cards", "evaluate"],
+  ["cards", "evaluate", "validations"],
   ["findings", "meta_gradients"],
   ["diagnose", "export", "unroll"],
   ["optimizers", "problems"],

@@ -7,6 +7,7 @@ import tensorflow as tf
 from l2l_tf import diagnose, plots, report
 from l2l_tf.evaluate import Curves
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
+from l2l_tf.validations import Validations
 
 
 def curves(start, end, rate=None):
@@ -21,6 +22,43 @@ def given():
 def draw(curves, tmp_path, learned=("lstm",)):
   _, path = report.write(curves, tmp_path)
   return plots.learning_curves(path, set(learned), "a title")
+
+
+def draw_trajectories(tmp_path, finals):
+  validations = Validations(tmp_path / "validation.csv", 0)
+  for epoch, final in finals.items():
+    validations.add(epoch, np.array([9.0, 4.0, final]))
+  return plots.trajectories(tmp_path / "validation.csv", "a title")
+
+
+def test_trajectories_are_coloured_by_epoch_and_the_best_stands_out(tmp_path):
+  figure = draw_trajectories(tmp_path, {50: 2.0, 100: 0.5, 150: 1.0})
+  axes, bar = figure.axes
+  *lines, best = axes.lines
+  assert [line.get_label() for line in lines] == [f"_epoch {n}" for n in (50, 100, 150)]
+  for line, final in zip(lines, [2.0, 0.5, 1.0]):
+    np.testing.assert_array_equal(line.get_data(), [[0, 1, 2], [9.0, 4.0, final]])
+  assert len({tuple(line.get_color()) for line in lines}) == 3
+  assert best.get_label() == "best, epoch 100  (0.5)"
+  np.testing.assert_array_equal(best.get_ydata(), [9.0, 4.0, 0.5])
+  assert axes.get_yscale() == "log" and axes.get_title() == "a title"
+  assert bar.get_ylabel() == "epoch" and bar.get_ylim() == (50, 150)
+
+
+def test_of_many_trajectories_the_first_the_last_and_a_few_between_are_drawn(tmp_path):
+  axes, _ = draw_trajectories(tmp_path, {n: 1.0 / n for n in range(1, 101)}).axes
+  epochs = [int(line.get_label().split()[1]) for line in axes.lines[:-1]]
+  assert len(epochs) == 12 and epochs[0] == 1 and epochs[-1] == 100
+  assert set(np.diff(epochs)) == {9}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, 0.0])
+def test_a_diverged_trajectory_spoils_nothing(tmp_path, bad):
+  figure = draw_trajectories(tmp_path, {1: bad, 2: 1.0})
+  figure.savefig(tmp_path / "picture.png")
+  low, high = figure.axes[0].get_ylim()
+  assert 0 < low <= 1 and 9 <= high < 90
+  plots.save(draw_trajectories(tmp_path, {1: bad}), tmp_path / "alone.png")
 
 
 def means(axes):

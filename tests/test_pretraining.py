@@ -154,6 +154,8 @@ def test_the_stages_of_a_recipe_are_flags_that_l2l_train_takes(name):
     values = training.settings(given)
     check_lengths(values["num_steps"], values["unroll_length"])
     assert values["seed"] == 3 and values["save_path"] == f"runs/{i}"
+    # Else a higher --num_epochs went on with a stage whose successor has begun.
+    assert values["schedule"] == "cosine"
     former = f"runs/{i - 1}/optimizer.l2l.npz" if i > 1 else None
     assert values["initial_path"] == former
 

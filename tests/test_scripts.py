@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from disk import unchanged
+from tensorboard.backend.event_processing import event_accumulator
 
 from l2l_tf import export
 from l2l_tf.optimizers import SGD, Adam, Partition, Where
@@ -174,11 +175,11 @@ def reference(tmp_path_factory):
   return cold(COMMAND.format("train"), *TINY, f"--save_path={path}"), path
 
 
-def result(path):
+def result(path, num_epochs=NUM_EPOCHS):
   """The exported file and the last checkpoint, bit for bit."""
   with np.load(path / "optimizer.l2l.npz") as arrays:
     exported = {k: (v.dtype, v.shape, v.tobytes()) for k, v in arrays.items()}
-  reader = tf.train.load_checkpoint(str(path / "checkpoints" / f"ckpt-{NUM_EPOCHS}"))
+  reader = tf.train.load_checkpoint(str(path / "checkpoints" / f"ckpt-{num_epochs}"))
   names = set(reader.get_variable_to_shape_map())
   counter = {n for n in names if n.startswith("save_counter")}  # of saves, not epochs
   assert len(names) > 10 and len(counter) == 1
@@ -279,6 +280,39 @@ def test_a_full_disk_costs_no_checkpoint(forks, reference, tmp_path):
   assert result(path) == result(reference[1])
 
 
+def test_a_training_is_one_run_in_tensorboard_wherever_it_was_stopped(
+  forks, reference, tmp_path
+):
+  path = tmp_path / "run"
+  process = forks.start("train", *TINY, f"--save_path={path}")
+  process.wait_until(lambda: latest(path) > PERIOD)
+  process.kill()
+  assert forks.run("train", *TINY, f"--save_path={path}").code == 0
+  points = [event_points(p) for p in (path, reference[1])]
+  assert points[0] == points[1]
+  epochs = [*range(PERIOD, NUM_EPOCHS + 1, PERIOD)]
+  assert points[0]["2_validation/final_loss"] == epochs
+  assert points[0]["3_epoch/final_loss"] == [*range(1, NUM_EPOCHS + 1)]
+  tables = [rows(p / "validation.csv") for p in (path, reference[1])]
+  assert tables[0] == tables[1]
+  assert [int(row["epoch"]) for row in tables[0]] == [
+    n for n in epochs for _ in range(5)
+  ]
+
+
+def event_points(path):
+  """Steps of each tag of the one run in that directory; of pictures, the last."""
+  files = [*path.rglob("*tfevents*")]
+  assert {f.parent for f in files} == {path}
+  everything = {"tensors": 0}
+  events = event_accumulator.EventAccumulator(str(path), everything).Reload()
+  points = {
+    tag: [e.step for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+  }
+  points["2_validation/trajectories"] = points["2_validation/trajectories"][-1:]
+  return points
+
+
 def test_a_finished_run_does_nothing(forks, reference):
   path = reference[1]
   with unchanged(path):
@@ -294,6 +328,48 @@ def test_another_configuration_is_refused(forks, reference):
   with unchanged(path):
     ended = forks.run("train", *TINY, f"--save_path={path}", "--seed=1", "--layers=8,8")
   ended.assert_mistake("layers=[24], now [8, 8], seed=0, now 1;")
+
+
+CONSTANT = [
+  "--problem=simple", "--evaluation_period=2", "--num_steps=4", "--unroll_length=2",
+  "--layers=2", "--schedule=constant",
+]  # fmt: skip
+
+
+def test_a_finished_run_goes_on_for_more_epochs(forks, tmp_path):
+  def train(path, num_epochs, *flags):
+    run = *CONSTANT, f"--save_path={tmp_path / path}", f"--num_epochs={num_epochs}"
+    return forks.run("train", *run, *flags)
+
+  assert train("run", 4).code == 0
+  path = tmp_path / "run"
+  with unchanged(path):
+    train("run", 2).assert_mistake("num_epochs=2", "has taken 4 epochs already")
+    train("run", 8, "--seed=1").assert_mistake("seed=0, now 1;")
+    assert "; go on with a higher --num_epochs, or give" in train("run", 4).out
+  more = train("run", 8)
+  assert more.code == 0 and not more.err
+  first, _ = more.out.splitlines()
+  assert first == f"Going on after epoch 4 of 8 (num_epochs=8, was 4), saved in {path}."
+  assert "| 8/8 [" in more.bar[-1]
+  assert train("whole", 8).code == 0
+  whole = tmp_path / "whole"
+  assert (path / "config.json").read_text() == (whole / "config.json").read_text()
+  flagfiles = [(p / "flags.txt").read_text() for p in (path, whole)]
+  assert flagfiles[0].replace(str(path), str(whole)) == flagfiles[1]
+  assert result(path, 8) == result(whole, 8)
+
+
+def test_a_cosine_names_the_way_on(forks, reference):
+  path = reference[1]
+  flags = [*TINY, f"--save_path={path}", f"--num_epochs={2 * NUM_EPOCHS}"]
+  with unchanged(path):
+    ended = forks.run("train", *flags)
+    forks.run("train", *flags, "--seed=1").assert_mistake("num_epochs=", "seed=0, now")
+  ended.assert_mistake(
+    f"cosine of the run in {str(path)!r} was laid out for {NUM_EPOCHS} epochs",
+    f"--initial_path={path / 'optimizer.l2l.npz'} and another --save_path",
+  )
 
 
 def test_the_saved_flags_repeat_a_run(forks, reference, tmp_path):
@@ -322,6 +398,12 @@ def test_early_stopping_is_said(forks, tmp_path):
   again = forks.run("train", f"--flagfile={tmp_path}/tensorboard_logs/simple/flags.txt",
                     cwd=tmp_path)  # fmt: skip
   assert again.out.startswith("Already finished: 4 epochs, saved in tensorboard_logs/")
+  assert "; go on with a higher --patience, or give another --save_path" in again.out
+  more = forks.run("train", f"--flagfile={tmp_path}/tensorboard_logs/simple/flags.txt",
+                   "--patience=5", cwd=tmp_path)  # fmt: skip
+  first, early, _ = more.out.splitlines()
+  assert first.startswith("Going on after epoch 4 of 50 (patience=5, was 3), saved in ")
+  assert early == "Ended early: 5 validations in a row without improvement."
 
 
 def test_a_run_that_always_diverges_says_so(forks, tmp_path):
@@ -639,8 +721,9 @@ def test_an_evaluation_prints_and_writes_its_results(forks, exported, tmp_path):
   assert len(curves) == 4 * 6
   assert summary[0]["final_loss"] == summary[1]["final_loss"]  # the same weights
   assert (path / "curves.png").read_bytes().startswith(b"\x89PNG")
-  runs = {p.parent.name for p in path.rglob("events.out.tfevents.*")}
-  assert runs == {"results", "SGD", "Adam", *(x.replace("/", "_") for x in learned)}
+  runs = [p.parent.name for p in path.rglob("events.out.tfevents.*")]
+  expected = ["results", "SGD", "Adam", *(x.replace("/", "_") for x in learned)]
+  assert sorted(runs) == sorted(expected)
 
 
 def test_an_evaluation_of_one_export_alone_without_a_picture(forks, exported, tmp_path):

@@ -10,12 +10,12 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from l2l_tf import report
 from l2l_tf.evaluate import Curves
 from l2l_tf.plots import learning_curves
-from l2l_tf.summaries import TRAJECTORY, TensorBoard
+from l2l_tf.summaries import CURVE, LEARNING_CURVES, TRAJECTORIES, TensorBoard
 
 
 @pytest.fixture
 def board(tmp_path):
-  board = TensorBoard(tmp_path / "logs")
+  board = TensorBoard(tmp_path / "logs", "training")
   yield board
   board.close()
 
@@ -51,17 +51,17 @@ def test_training_shows_windows_and_epochs(board, tmp_path):
   board.training(2, metrics(), epochs_per_second=4.0)
   events = read(board, tmp_path)
   per_window = {
-    "window/meta_loss": [3.0, 2.0],
-    "window/meta_gradient_norm": [0.5, np.nan],
-    "window/skipped": [0.0, 1.0],
+    "4_window/meta_loss": [3.0, 2.0],
+    "4_window/meta_gradient_norm": [0.5, np.nan],
+    "4_window/skipped": [0.0, 1.0],
   }
   per_epoch = {
-    "epoch/final_loss": [0.5, 0.5],
-    "epoch/mean_loss": [2.1, 2.1],
-    "epoch/gradient_size": [2.5, 2.5],
-    "epoch/update_size": [0.25, 0.25],
-    "epoch/inner_steps_per_second": [2.0 * 4, 4.0 * 4],
-    "saturation/lstm_1/input_gate": [0.25, 0.25],
+    "3_epoch/final_loss": [0.5, 0.5],
+    "3_epoch/mean_loss": [2.1, 2.1],
+    "3_epoch/gradient_size": [2.5, 2.5],
+    "3_epoch/update_size": [0.25, 0.25],
+    "3_epoch/inner_steps_per_second": [2.0 * 4, 4.0 * 4],
+    "5_saturation/lstm_1/input_gate": [0.25, 0.25],
   }
   assert set(events.Tags()[tag_types.TENSORS]) == {*per_window, *per_epoch}
   for tag, expected in per_window.items():
@@ -74,28 +74,95 @@ def test_training_shows_windows_and_epochs(board, tmp_path):
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
-def test_validation_shows_means_and_its_own_trajectory(board, tmp_path):
+def test_validation_shows_means_and_makes_no_run(board, tmp_path):
   losses = np.array([[4.0, 2.0, 1.0], [2.0, 1.0, 0.5]])
   board.validation(30, losses)
+  board.validation(60, losses / 2)
   events = read(board, tmp_path)
   for tag, expected in [("final_loss", 0.75), ("mean_loss", 1.75)]:
-    steps, values = series(events, f"validation/{tag}")
-    assert steps == [30]
-    np.testing.assert_allclose(values, [expected])
-  steps, values = series(read(board, tmp_path, "epoch_00030"), TRAJECTORY)
-  assert steps == [0, 1, 2]
-  np.testing.assert_allclose(values, [3.0, 1.5, 0.75])
+    steps, values = series(events, f"2_validation/{tag}")
+    assert steps == [30, 60]
+    np.testing.assert_allclose(values, [expected, expected / 2])
+  assert runs(tmp_path) == {"."}
 
 
-def test_trajectories_are_runs_of_the_same_tag(board, tmp_path):
-  board.trajectory("Adam", np.array([2.0, 1.0]))
-  board.trajectory("LSTM (quadratic)", np.array([2.0, 0.5]))
-  for run, last in [("Adam", 1.0), ("LSTM (quadratic)", 0.5)]:
+def test_what_matters_first_is_shown_first(board, tmp_path):
+  board.validation(1, np.ones([1, 5]))
+  board.training(1, metrics(), epochs_per_second=1.0)
+  tags = sorted(read(board, tmp_path).Tags()[tag_types.TENSORS])
+  groups = dict.fromkeys(tag.split("/")[0] for tag in tags)
+  assert list(groups) == ["2_validation", "3_epoch", "4_window", "5_saturation"]
+  assert max(CURVE, LEARNING_CURVES) < tags[0]
+  assert TRAJECTORIES.startswith("2_validation/")
+
+
+def runs(tmp_path):
+  """What TensorBoard lists, "." for the directory itself."""
+  files = (tmp_path / "logs").rglob("*tfevents*")
+  return {str(f.parent.relative_to(tmp_path / "logs")) for f in files}
+
+
+def test_curves_are_runs_of_the_same_tag_below_one_directory(tmp_path):
+  board = TensorBoard(tmp_path / "logs", "evaluation")
+  board.curves({"Adam": np.array([2.0, 1.0]), "LSTM (a/b)": np.array([2.0, 0.5])})
+  for run, last in [("Adam", 1.0), ("LSTM (a_b)", 0.5)]:
     events = read(board, tmp_path, run)
-    assert events.Tags()[tag_types.TENSORS] == [TRAJECTORY]
-    steps, values = series(events, TRAJECTORY)
+    assert events.Tags()[tag_types.TENSORS] == [CURVE]
+    steps, values = series(events, CURVE)
     assert steps == [0, 1]
     np.testing.assert_allclose(values, [2.0, last])
+  assert runs(tmp_path) == {".", "Adam", "LSTM (a_b)"}
+
+
+def test_an_evaluation_takes_the_place_of_a_former_one_and_of_nothing_else(tmp_path):
+  training = TensorBoard(tmp_path / "logs", "training")
+  training.validation(1, np.ones([1, 3]))
+  training.close()
+  elsewhere = TensorBoard(tmp_path / "logs" / "SGD", "training")
+  elsewhere.close()
+  for names in ["Adam", "SGD", "momentum"], ["Adam", "RMSprop"]:
+    board = TensorBoard(tmp_path / "logs", "evaluation")
+    board.figure("curves", matplotlib.figure.Figure(figsize=(2, 1)))
+    board.curves(dict.fromkeys(names, np.array([2.0, 1.0])))
+    board.close()
+  assert runs(tmp_path) == {".", "Adam", "RMSprop", "SGD"}
+  assert not (tmp_path / "logs" / "momentum").exists()
+  events = read(board, tmp_path)
+  assert series(events, "curves")[0] == [0]
+  assert series(events, "2_validation/final_loss")[0] == [1]
+  assert series(read(board, tmp_path, "Adam"), CURVE)[0] == [0, 1]
+  assert not read(board, tmp_path, "SGD").Tags()[tag_types.TENSORS]
+
+
+@pytest.mark.parametrize("is_torn", [False, True])
+@pytest.mark.parametrize("after", [None, 0, 1, 2, 3])
+def test_a_run_that_goes_on_has_no_point_twice(tmp_path, after, is_torn):
+  def train(board, epochs):
+    for epoch in epochs:
+      board.training(epoch, metrics(), 1.0)
+      board.validation(epoch, np.ones([1, 3]))
+    board.close()
+
+  first = TensorBoard(tmp_path / "logs", "training")
+  first.flags({"seed": 3})
+  train(first, [1, 2, 3])
+  if is_torn:
+    (file,) = (tmp_path / "logs").iterdir()
+    file.write_bytes(file.read_bytes()[:-5])
+  board = TensorBoard(tmp_path / "logs", "training", after=after)
+  train(board, range((after or 0) + 1, 5))
+  events = read(board, tmp_path)
+  lost = is_torn and after == 3  # the last point, which cannot be told any more
+  validated = [1, 2, 3, 4]
+  assert series(events, "2_validation/final_loss")[0] == validated
+  mean = series(events, "2_validation/mean_loss")[0]
+  assert mean == ([1, 2, 4] if lost else validated)
+  assert series(events, "3_epoch/final_loss")[0] == [1, 2, 3, 4]
+  assert series(events, "4_window/skipped")[0] == [*range(8)]
+  has_flags = "flags" in events.Tags()[tag_types.TENSORS]
+  assert has_flags == (after is not None)  # who begins writes them anew
+  assert runs(tmp_path) == {"."}
+  assert all("tfevents" in f.name for f in (tmp_path / "logs").iterdir())
 
 
 def test_flags_are_shown_as_text_and_hyper_parameters(board, tmp_path):

@@ -148,6 +148,109 @@ def test_patience_goes_on_where_a_run_was_stopped(validate, tmp_path):
   assert start(tmp_path, num_epochs=100, patience=2).is_finished
 
 
+def described(path, num_epochs, **kwargs):
+  """A run whose configuration says when it is validated and when it ends."""
+  config = {"seed": 3, "num_epochs": num_epochs, **kwargs}
+  names = ("num_epochs", "evaluation_period", "patience")
+  return start(path, num_epochs, config=config, may_change=names, **kwargs)
+
+
+@pytest.mark.parametrize("former", [4, 5])  # 5 ends within a period of 2
+@pytest.mark.parametrize("stop", [3, 5])  # the latter finishes the run
+def test_a_run_that_is_made_longer_ends_as_if_it_had_been_so_from_the_start(
+  unbroken, tmp_path, former, stop
+):
+  next(e for e in described(tmp_path, former).epochs() if e.number == min(stop, former))
+  before = described(tmp_path, former)
+  assert not before.changes
+  run = described(tmp_path, 10)
+  assert run.changes == {"num_epochs": (former, 10)} and not run.is_finished
+  assert run.resumed_from == before.resumed_from
+  assert json.loads((tmp_path / "config.json").read_text())["num_epochs"] == 10
+  assert finish(run) == list(range(run.resumed_from + 1, 11))
+  assert ending(run) == unbroken
+  with unchanged(tmp_path):
+    assert described(tmp_path, 10).is_finished
+
+
+def test_the_validation_at_a_former_end_costs_no_patience(validate, tmp_path):
+  validate([1.0, 2.0])
+  finish(described(tmp_path, 3, patience=2))
+  validate([2.0, 3.0])
+  run = described(tmp_path, 10, patience=2)
+  # Epochs 2 (the best), 4 and 6 end periods, as in a run of ten from the start.
+  assert finish(run) == [4, 5, 6] and run.is_finished
+
+
+def test_the_best_of_a_former_end_stays_until_it_is_surpassed(validate, tmp_path):
+  validate([2.0, 1.0])
+  run = described(tmp_path, 3)
+  finish(run)
+  at_3 = weights(export.load(run.export_path))
+  validate([1.5, 0.5])
+  run = described(tmp_path, 6)
+  best = {}
+  for epoch in run.epochs():
+    best[epoch.number] = weights(export.load(run.export_path)) == at_3, epoch.is_best
+  assert best == {4: (True, False), 5: (True, False), 6: (False, True)}
+
+
+def test_patience_can_be_raised_after_it_ran_out(validate, tmp_path):
+  losses = [2.0, 2.5, 2.5, 1.0, 1.0]
+  validate([*losses])
+  unbroken = described(tmp_path / "unbroken", 10, patience=3)
+  assert finish(unbroken)[-1] == 10
+  validate([*losses])
+  run = described(tmp_path / "run", 10, patience=2)
+  assert finish(run)[-1] == 6
+  validate(losses[3:])
+  run = described(tmp_path / "run", 10, patience=3)
+  assert run.changes == {"patience": (2, 3)}
+  assert finish(run) == [7, 8, 9, 10]
+  assert ending(run) == ending(unbroken)
+
+
+def test_the_period_of_validations_can_be_changed(unbroken, tmp_path):
+  next(e for e in described(tmp_path, 10, evaluation_period=2).epochs() if e[0] == 4)
+  run = described(tmp_path, 10, evaluation_period=3)
+  assert [e.number for e in run.epochs() if e.validation] == [6, 9, 10]
+  trained, states, _ = ending(run)
+  assert (trained, states[:-1]) == (unbroken[0], unbroken[1][:-1])  # but for the best
+
+
+@pytest.mark.parametrize("num_epochs", [1, 4, 5])
+def test_a_run_cannot_end_before_where_it_is(validate, tmp_path, num_epochs):
+  run = described(tmp_path, 10)
+  next(e for e in run.epochs() if e.number == 5)
+  run.save()
+  message = f"num_epochs={num_epochs} cannot end .* taken 5 epochs already; give a high"
+  with unchanged(tmp_path), pytest.raises(ConfigurationError, match=message):
+    described(tmp_path, num_epochs)
+  assert finish(described(tmp_path, 6)) == [6]
+
+
+def test_what_may_change_does_not_excuse_the_rest(validate, tmp_path):
+  finish(described(tmp_path, 2))
+  config = {"seed": 4, "num_epochs": 4}
+  with (
+    unchanged(tmp_path),
+    pytest.raises(ConfigurationError, match="with seed=3, now 4; repeat") as caught,
+  ):
+    start(tmp_path, 4, config=config, may_change=["num_epochs"])
+  assert caught.value.changes == {"seed": (3, 4)}
+
+
+def test_a_full_disk_leaves_the_former_configuration(validate, tmp_path):
+  finish(described(tmp_path, 2))
+  with (
+    unchanged(tmp_path),
+    largest_file(10),
+    pytest.raises(WriteError, match=r"config\.json"),
+  ):
+    described(tmp_path, 4)
+  assert finish(described(tmp_path, 4)) == [3, 4]
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 9])
 def test_a_run_that_was_saved_goes_on_to_the_same_end(unbroken, tmp_path, stop):
   run = start(tmp_path / "run")

@@ -11,7 +11,7 @@ from l2l_tf import cards, checkpoint, plots, presets, report
 from l2l_tf import evaluate as evaluate_lib
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.scripts import launch
-from l2l_tf.summaries import TensorBoard
+from l2l_tf.summaries import LEARNING_CURVES, TensorBoard
 
 
 def evaluate(values: Mapping[str, Any]) -> None:
@@ -25,8 +25,6 @@ def evaluate(values: Mapping[str, Any]) -> None:
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
-    board = TensorBoard(path)
-    board.flags(values, ["problem", "num_steps", "seed"])
   curves = evaluate_lib.compare(
     problem,
     learned,
@@ -41,6 +39,8 @@ def evaluate(values: Mapping[str, Any]) -> None:
   print(report.table(report.summarize(curves)))
   title = f"{name}: {num_problems} fresh problems" if values["plot"] else None
   with checkpoint.writing(path):
+    board = TensorBoard(path, "evaluation")
+    board.flags(values)
     write_results(curves, set(learned), path, board, title)
   print(f"\nAll ran on the same problems, {num_problems}; written to {path}/")
 
@@ -87,10 +87,9 @@ def write_results(
 ) -> None:
   """Writes CSV files, TensorBoard logs and, with a title, the picture."""
   _, curves_csv = report.write(curves, path)
-  for name, c in curves.items():
-    board.trajectory(name.replace("/", "_"), c.losses.mean(axis=0))
+  board.curves({name: c.losses.mean(axis=0) for name, c in curves.items()})
   if title is not None:
     figure = plots.learning_curves(curves_csv, learned, title)
     plots.save(figure, path / "curves.png")
-    board.figure("learning curves", figure)
+    board.figure(LEARNING_CURVES, figure)
   board.close()

@@ -4,8 +4,9 @@
 
 Started again with the same flags, a run goes on where it was stopped: Ctrl-C and
 SIGTERM end it after the current epoch with a checkpoint, and even SIGKILL costs
-only the epochs since the last validation. Flags without a default here take that
-of the problem's recipe.
+only the epochs since the last validation. With a higher --patience, or under
+--schedule=constant a higher --num_epochs, a finished run goes on as well. Flags
+without a default here take that of the problem's recipe.
 """
 
 import math

@@ -4,22 +4,32 @@ from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
 
 import os
 import pathlib
+import time
 from typing import Any
 
 import keras
 import numpy as np
 import tqdm
 
-from l2l_tf import checkpoint, export, meta_gradients, presets
+from l2l_tf import checkpoint, export, meta_gradients, plots, presets
 from l2l_tf.meta_train import MetaTrainer, check_lengths
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer, RNNprop
 from l2l_tf.scripts import launch
-from l2l_tf.summaries import TensorBoard
+from l2l_tf.summaries import TRAJECTORIES, TensorBoard
 from l2l_tf.trace_graph import trace_graph
-from l2l_tf.training_run import Epoch, TrainingRun, stop_signals
+from l2l_tf.training_run import (
+  OPTIMIZER,
+  VALIDATIONS,
+  ConfigurationError,
+  Epoch,
+  TrainingRun,
+  stop_signals,
+)
 
 # What a run's result does not depend on; it may differ when a run is resumed.
 _PRESENTATION = ("log_period", "save_path", "trace_graph")
+# What decides only when a run is validated and when it ends; it may change as well.
+_ENDING = ("evaluation_period", "patience")
 _HYPER_PARAMETERS = [
   "problem", "optimizer", "layers", "preprocess", "output_scale", "learning_rate",
   "schedule", "clip_norm", "num_steps", "unroll_length", "meta_batch_size",
@@ -27,6 +37,7 @@ _HYPER_PARAMETERS = [
 ]  # fmt: skip
 _FINAL_RATE = 0.02  # of the first one, at the end of the cosine
 _ARCHITECTURE = ["optimizer", "layers", "preprocess", "output_scale", "initializer"]
+_PICTURE_PERIOD = 15.0  # seconds between pictures, each of which takes 0.3
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
 
@@ -98,28 +109,45 @@ def build_trainer(values: dict[str, Any]) -> MetaTrainer:
 
 def build_run(values: dict[str, Any]) -> TrainingRun:
   """Opens the run in its directory, where it may have been before."""
-  return TrainingRun(
-    build_trainer(values),
-    values["save_path"],
-    {k: v for k, v in values.items() if k not in _PRESENTATION},
-    num_epochs=values["num_epochs"],
-    evaluation_period=values["evaluation_period"],
-    evaluation_epochs=values["evaluation_epochs"],
-    patience=values["patience"],
-  )
+  depends_on_length = values["schedule"] == "cosine"
+  try:
+    return TrainingRun(
+      build_trainer(values),
+      values["save_path"],
+      {k: v for k, v in values.items() if k not in _PRESENTATION},
+      num_epochs=values["num_epochs"],
+      evaluation_period=values["evaluation_period"],
+      evaluation_epochs=values["evaluation_epochs"],
+      patience=values["patience"],
+      may_change=_ENDING if depends_on_length else ("num_epochs", *_ENDING),
+    )
+  except ConfigurationError as e:
+    export_path = pathlib.Path(values["save_path"], OPTIMIZER)
+    if e.changes.keys() != {"num_epochs"} or not export_path.exists():
+      raise
+    former, given = e.changes["num_epochs"]
+    raise ConfigurationError(
+      f"The learning rate's cosine of the run in {values['save_path']!r} was laid out"
+      f" for {former} epochs, not {given}; train its optimizer further with"
+      f" --initial_path={export_path} and another --save_path, or repeat"
+      f" --num_epochs={former}."
+    ) from None
 
 
 def train(run: TrainingRun, values: dict[str, Any]) -> int:
   """Trains to the end or to a signal, with logs; returns the exit code."""
   path = pathlib.Path(values["save_path"])
   print(_opening(run, values))
-  if not run.is_finished:
+  if run.changes or not run.is_finished:
     checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
+  if not run.is_finished:
     graph = _graph(run, values) if values["trace_graph"] else None
     with checkpoint.writing(path):
-      board = TensorBoard(path)
+      board = TensorBoard(path, "training", after=run.resumed_from)
       if run.resumed_from is None:
         board.flags(values, _HYPER_PARAMETERS)
+      elif run.changes:
+        board.flags(values, step=run.resumed_from)
       if graph is not None and run.resumed_from is None:
         board.graph(graph)
     signal_number = _loop(run, board, values)
@@ -142,6 +170,7 @@ def _graph(run: TrainingRun, values: dict[str, Any]):
 def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
   """Shows progress; returns the number of the signal that ended it, or 0."""
   recent: list[float] = []
+  picture = _Picture(board, values)
   with (
     stop_signals(_STOPPING) as received,
     tqdm.tqdm(
@@ -153,7 +182,7 @@ def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
     ) as bar,
   ):
     for epoch in run.epochs():
-      _log(run, board, epoch, values["save_path"])
+      _log(run, board, picture, epoch, values["save_path"])
       recent.append(float(epoch.metrics["losses"][-1]))
       if epoch.number % values["log_period"] == 0:
         bar.write(_line(epoch.number, recent, run))
@@ -165,17 +194,45 @@ def _loop(run: TrainingRun, board: TensorBoard, values: dict[str, Any]) -> int:
         bar.write(
           f"Stopped after epoch {epoch.number}; the same command goes on from there."
         )
+        picture.draw()
         return received[0]
+  picture.draw()
   return 0
 
 
-def _log(run: TrainingRun, board: TensorBoard, epoch: Epoch, path: str) -> None:
+class _Picture:
+  """The trajectories of all validations so far, drawn now and then."""
+
+  def __init__(self, board: TensorBoard, values: dict[str, Any]):
+    self._board, self._path = board, pathlib.Path(values["save_path"])
+    self._title = f"{values['problem']}: mean loss of the validation's tasks"
+    self._time, self._epoch = time.monotonic(), None
+
+  def note(self, epoch: int) -> None:
+    """Takes note of a validation, and draws unless it did so a moment ago."""
+    self._epoch = epoch
+    if time.monotonic() - self._time > _PICTURE_PERIOD:
+      self.draw()
+
+  def draw(self) -> None:
+    """Draws up to the last validation, if it has not been drawn yet."""
+    if self._epoch is not None:
+      with checkpoint.writing(self._path):
+        figure = plots.trajectories(self._path / VALIDATIONS, self._title)
+        self._board.figure(TRAJECTORIES, figure, self._epoch)
+    self._time, self._epoch = time.monotonic(), None
+
+
+def _log(
+  run: TrainingRun, board: TensorBoard, picture: _Picture, epoch: Epoch, path: str
+) -> None:
   """Writes TensorBoard's logs; if they cannot be written, the run still is saved."""
   try:
     with checkpoint.writing(path):
       board.training(epoch.number, epoch.metrics, 1.0 / epoch.seconds)
       if epoch.validation is not None:
         board.validation(epoch.number, epoch.validation.losses)
+        picture.note(epoch.number)
         board.flush()
   except checkpoint.WriteError:
     run.save()
@@ -184,18 +241,32 @@ def _log(run: TrainingRun, board: TensorBoard, epoch: Epoch, path: str) -> None:
 
 def _opening(run: TrainingRun, values: dict[str, Any]) -> str:
   path, num_epochs = values["save_path"], values["num_epochs"]
+  changes = ", ".join(f"{k}={new}, was {old}" for k, (old, new) in run.changes.items())
+  changes = f" ({changes})" if changes else ""
   if run.is_finished:
     return (
-      f"Already finished: {int(run.epoch)} epochs, saved in {path}; give another"
-      " --save_path to train anew."
+      f"Already finished: {int(run.epoch)} epochs, saved in {path}{changes};"
+      f" {_way_on(run, values)}, or give another --save_path to train anew."
     )
   if run.resumed_from is not None:
-    return f"Going on after epoch {run.resumed_from} of {num_epochs}, saved in {path}."
+    return (
+      f"Going on after epoch {run.resumed_from} of {num_epochs}{changes}, saved in"
+      f" {path}."
+    )
   problem = values["problem"]
   return (
     f"Training on {problem} ({presets.get(problem).description}): {num_epochs} epochs,"
     f" saved in {path}."
   )
+
+
+def _way_on(run: TrainingRun, values: dict[str, Any]) -> str:
+  """Says how a finished run is trained further."""
+  if int(run.epoch) < values["num_epochs"]:
+    return "go on with a higher --patience"
+  if values["schedule"] == "constant":
+    return "go on with a higher --num_epochs"
+  return f"train its optimizer further with --initial_path={run.export_path}"
 
 
 def _closing(run: TrainingRun, values: dict[str, Any]) -> str:

@@ -1,0 +1,168 @@
+"""Steps of Keras's optimizers, l2l_tf's among them, as contenders."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import memory
+import numpy as np
+import tensorflow as tf
+
+from l2l_tf import devices
+from l2l_tf.keras import LearnedOptimizer
+from l2l_tf.optimizers import CoordinatewiseLSTM
+
+_BATCH = 64
+_BLOCK_SIZE = 1 << 14
+_VERSION = f"tensorflow {tf.__version__}, keras {keras.__version__}"
+
+
+def mlp() -> keras.Model:
+  """784-125-10: 99,385 parameters."""
+  layers = [keras.layers.Flatten(), keras.layers.Dense(125, "relu")]
+  return keras.Sequential([keras.Input([28, 28, 1]), *layers, keras.layers.Dense(10)])
+
+
+def conv_net() -> keras.Model:
+  """Two convolutions and two dense layers: 1,000,690 parameters."""
+  layers = [keras.Input([28, 28, 1])]
+  for filters in (32, 64):
+    layers.append(keras.layers.Conv2D(filters, 3, padding="same", activation="relu"))
+    layers.append(keras.layers.MaxPooling2D())
+  layers += [keras.layers.Flatten(), keras.layers.Dense(312, "relu")]
+  return keras.Sequential([*layers, keras.layers.Dense(10)])
+
+
+_MODELS = {"mlp": mlp, "conv_net": conv_net}
+
+
+class Steps:
+  """An optimizer alone; a turn is a compiled step from gradients at hand."""
+
+  version = _VERSION
+
+  def __init__(self, model: str, optimizer: str, jit_compile: bool = False):
+    """Takes names: a model's, and "l2l_tf" or "Adam"."""
+    shapes = _shapes(model)
+    self._grads = [_normal(shape, i) for i, shape in enumerate(shapes)]
+    self._step, self._variables = _keras_step(
+      _optimizer(optimizer), shapes, self._grads, jit_compile
+    )
+
+  def turn(self, index: int) -> None:
+    self._step()
+
+  def answers(self) -> dict[str, np.ndarray]:
+    """Takes two steps; returns the parameters."""
+    self._step()
+    self._step()
+    theta = np.concatenate([np.ravel(v) for v in self._variables])
+    return {"parameters after two steps": theta}
+
+  def reference(self) -> dict[str, Any]:
+    """Returns the LSTM's weights, the gradients, and the answers expected of others."""
+    return {
+      "weights": [v.numpy() for v in _lstm().trainable_variables],
+      "gradients": np.concatenate([g.ravel() for g in self._grads]),
+      "answers": self.answers(),
+    }
+
+
+class WholeSteps:
+  """`train_on_batch` of a compiled model."""
+
+  version = _VERSION
+
+  def __init__(self, model: str, optimizer: str):
+    """Takes names, as `Steps` does."""
+    self._model = _MODELS[model]()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    self._model.compile(_optimizer(optimizer), loss)
+    self._images = _normal((_BATCH, 28, 28, 1), 0)
+    self._labels = np.arange(_BATCH) % 10
+
+  def turn(self, index: int) -> None:
+    self._model.train_on_batch(self._images, self._labels)
+
+
+class Floor:
+  """The matrix products of one step, on all cores, and nothing else."""
+
+  version = _VERSION
+
+  def __init__(self, num_parameters: int):
+    ends = [end for _, end in devices.shards(num_parameters, num_parameters)]
+    sizes = np.diff([0, *ends])
+    heights = [(80, 1 + 20), (80, 20 + 20), (1, 20)]  # rows and columns of the weights
+    weights = [tf.constant(_normal(h, i)) for i, h in enumerate(heights)]
+    inputs = [[tf.constant(_normal((k, n), k)) for _, k in heights] for n in sizes]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def shard(inputs):
+      return [tf.matmul(w, x) for w, x in zip(weights, inputs)]
+
+    @tf.function(autograph=False)
+    def run():
+      return [shard(x) for x in inputs]
+
+    self._run = run
+
+  def turn(self, index: int) -> None:
+    for products in self._run():
+      products[-1].numpy()
+
+
+class Memory:
+  """Measures steps in a process that has done nothing else."""
+
+  version = _VERSION
+
+  def __init__(self, model: str):
+    self._shapes = _shapes(model)
+    self._grads = [_normal(shape, i) for i, shape in enumerate(self._shapes)]
+
+  def peak(self, block_size: int | None, jit_compile: bool) -> list[float]:
+    """Returns MiB of the state and of all else, and seconds of the first step."""
+    before = memory.held()
+    optimizer = LearnedOptimizer(_lstm(), block_size=block_size)
+    step, _ = _keras_step(optimizer, self._shapes, self._grads, jit_compile)
+    start = time.perf_counter()
+    peaks = [memory.peak(step)]
+    seconds = time.perf_counter() - start
+    peaks += [memory.peak(step) for _ in range(3)]
+    state = sum(v.value.numpy().nbytes for v in optimizer.variables) / 2**20
+    return [state, max(peaks) - before - state, seconds]
+
+
+def _lstm() -> CoordinatewiseLSTM:
+  return CoordinatewiseLSTM((20, 20), output_scale=1.0)
+
+
+def _optimizer(name: str) -> keras.optimizers.Optimizer:
+  if name == "Adam":
+    return keras.optimizers.Adam()
+  return LearnedOptimizer(_lstm(), block_size=_BLOCK_SIZE)
+
+
+def _keras_step(
+  optimizer, shapes, grads, jit_compile
+) -> tuple[Callable[[], Any], list[keras.Variable]]:
+  """Returns a compiled step of a Keras optimizer on given gradients."""
+  variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes]
+  grads = [tf.constant(g) for g in grads]
+
+  @tf.function(autograph=False, jit_compile=jit_compile)
+  def step():
+    optimizer.apply(grads, variables)
+    return variables[-1].value.read_value()
+
+  return lambda: step().numpy(), variables
+
+
+def _shapes(model: str) -> list[tuple[int, ...]]:
+  return [tuple(v.shape) for v in _MODELS[model]().trainable_variables]
+
+
+def _normal(shape: tuple[int, ...], seed: int) -> np.ndarray:
+  return np.random.RandomState(seed).normal(size=shape).astype(np.float32)

@@ -1,0 +1,53 @@
+"""The mean learning curve of every validation of a run, kept as CSV."""
+
+import csv
+import io
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from l2l_tf import checkpoint
+
+_COLUMNS = ["epoch", "step", "loss"]
+
+
+class Validations:
+  """Curves by epoch, in a file that is replaced as a whole.
+
+  A run that resumes from an earlier epoch than the last one here forgets the later
+  ones, and makes them again.
+  """
+
+  def __init__(self, path: pathlib.Path, last_epoch: int):
+    """Reads the file, if there is one, up to that epoch."""
+    self._path = path
+    self._curves = {n: c for n, c in _read(path).items() if n <= last_epoch}
+
+  def add(self, epoch: int, curve: np.ndarray) -> None:
+    """Adds a curve, [num_steps + 1], and writes the file.
+
+    Raises:
+      WriteError: if it cannot be written; the former one stays.
+    """
+    self._curves[epoch] = curve
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(_COLUMNS)
+    for number, losses in self._curves.items():
+      rows.writerows([number, t, f"{x:.9g}"] for t, x in enumerate(losses))
+    checkpoint.write_text(self._path, text.getvalue())
+
+
+def _read(path: pathlib.Path) -> dict[int, list[float]]:
+  curves: dict[int, list[float]] = {}
+  try:
+    with path.open(newline="") as f:
+      for row in csv.DictReader(f):
+        curves.setdefault(int(row["epoch"]), []).append(float(row["loss"]))
+  except FileNotFoundError:
+    pass
+  except (ValueError, KeyError, TypeError, csv.Error):  # No reason to stop a training.
+    logging.warning("%r is damaged; its curves begin anew.", str(path))
+    return {}
+  return curves
