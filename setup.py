@@ -15,7 +15,7 @@ setup(
   author="The l2l_tf authors",
   license="Apache-2.0",
   packages=find_packages(include=["l2l_tf", "l2l_tf.*"]),
-  package_data={"l2l_tf": ["py.typed", "weights/*"]},
+  package_data={"l2l_tf": ["py.typed", "pretraining/weights/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",

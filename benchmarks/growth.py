@@ -54,7 +54,7 @@ def _measure(num_parameters: int, num_steps: int) -> dict[str, float]:
   # Here, as the parent needs no TensorFlow.
   import problems
 
-  from l2l_tf.meta_train import MetaTrainer
+  from l2l_tf.meta.trainer import MetaTrainer
   from l2l_tf.optimizers import CoordinatewiseLSTM
 
   trainer = MetaTrainer(

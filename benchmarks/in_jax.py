@@ -103,7 +103,7 @@ class AdamState(NamedTuple):
 
 
 class MetaTraining:
-  """What `l2l_tf.meta_train.MetaTrainer` does by default."""
+  """What `l2l_tf.meta.trainer.MetaTrainer` does by default."""
 
   def __init__(
     self,

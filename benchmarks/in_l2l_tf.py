@@ -9,9 +9,10 @@ import problems
 import reached
 import tensorflow as tf
 
-from l2l_tf import seeds, unroll
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.meta_train import MetaTrainer
+from l2l_tf import seeds
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Quadratic
 

@@ -87,7 +87,7 @@ def _slices(theta, shapes):
 
 
 class MetaTraining:
-  """What `l2l_tf.meta_train.MetaTrainer` does by default."""
+  """What `l2l_tf.meta.trainer.MetaTrainer` does by default."""
 
   def __init__(
     self,

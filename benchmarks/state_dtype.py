@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from l2l_tf.keras import LearnedOptimizer
-from l2l_tf.problems import datasets
+from l2l_tf.problems.data import datasets
 
 _DTYPES = [None, "bfloat16"]
 

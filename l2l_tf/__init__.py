@@ -1,29 +1,32 @@
 """Learned optimizers for TensorFlow 2 and Sonnet 2."""
 
 import importlib
+import importlib.abc
+import importlib.machinery
+import sys
 
 # Public name -> its module. Each is imported when it is first used, so that
 # `l2l-train --help` need not wait for TensorFlow.
 _PUBLIC = {
   "CoordinatewiseLSTM": "optimizers",
   "KernelwiseLSTM": "optimizers",
-  "MetaTrainer": "meta_train",
+  "MetaTrainer": "meta.trainer",
   "Optimizer": "optimizers",
   "Partition": "optimizers",
   "Problem": "problems",
   "RNNprop": "optimizers",
-  "TruncatedBPTT": "meta_gradients",
+  "TruncatedBPTT": "meta.gradients",
   "Where": "optimizers",
-  "all_ones": "meta_gradients",
-  "compare": "evaluate",
-  "last_only": "meta_gradients",
-  "load": "cards",
-  "plot": "report",
-  "pretrained": "cards",
+  "all_ones": "meta.gradients",
+  "compare": "evaluation.protocol",
+  "last_only": "meta.gradients",
+  "load": "pretraining.cards",
+  "plot": "evaluation.report",
+  "pretrained": "pretraining.cards",
   "register": "registry",
-  "save": "export",
-  "summarize": "report",
-  "table": "report",
+  "save": "storage.export",
+  "summarize": "evaluation.report",
+  "table": "evaluation.report",
 }
 _MODULES = ["keras", "optimizers", "preprocess", "problems"]
 
@@ -40,3 +43,51 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
   return [*globals(), *__all__]
+
+
+# Where the modules of version 0.1.0 are now; code that imports them goes on working.
+_MOVED = {
+  "cards": "pretraining.cards",
+  "checkpoint": "storage.checkpoint",
+  "comparison": "evaluation.comparison",
+  "diagnose": "evaluation.diagnose",
+  "evaluate": "evaluation.protocol",
+  "export": "storage.export",
+  "findings": "evaluation.findings",
+  "meta_gradients": "meta.gradients",
+  "meta_train": "meta.trainer",
+  "optimizers.blocks": "optimizers.layout",
+  "optimizers.deep_lstm": "optimizers.lstm.network",
+  "optimizers.lstm_sequence": "optimizers.lstm.backprop",
+  "plots": "evaluation.plots",
+  "presets": "runs.presets",
+  "problems.datasets": "problems.data.datasets",
+  "problems.examples": "problems.data.examples",
+  "report": "evaluation.report",
+  "summaries": "storage.summaries",
+  "trace_graph": "meta.trace_graph",
+  "training_run": "runs.training_run",
+  "unroll": "meta.unroll",
+}
+
+
+class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """Gives the module under its new name to who asks for it under the old one."""
+
+  def find_spec(self, fullname, path=None, target=None):
+    package, _, name = fullname.partition(".")
+    if package == __name__ and name in _MOVED:
+      return importlib.machinery.ModuleSpec(fullname, self)
+    return None
+
+  def create_module(self, spec):
+    new = _MOVED[spec.name.partition(".")[2]]
+    module = importlib.import_module(f"{__name__}.{new}")
+    spec.loader_state = module.__spec__  # which the caller overwrites
+    return module
+
+  def exec_module(self, module):
+    module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.append(_MovedFinder())

@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf import seeds, unroll
-from l2l_tf.evaluate import compare
-from l2l_tf.meta_train import MetaTrainer
+from l2l_tf import seeds
+from l2l_tf.evaluation.protocol import compare
+from l2l_tf.meta import unroll
+from l2l_tf.meta.trace_graph import trace_graph
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import SGD, RNNprop
 from l2l_tf.problems import (
   Ensemble,
@@ -20,7 +22,6 @@ from l2l_tf.problems import (
   TaskBatch,
   base,
 )
-from l2l_tf.trace_graph import trace_graph
 
 W, B = np.ones([3], np.float32), np.float32(0.0)
 

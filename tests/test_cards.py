@@ -10,9 +10,12 @@ import zipfile
 import pytest
 
 import l2l_tf
-from l2l_tf import cards, evaluate, export, pretraining
-from l2l_tf.cards import Card, Result, Score
+from l2l_tf.evaluation import protocol
 from l2l_tf.optimizers import CoordinatewiseLSTM
+from l2l_tf.pretraining import cards
+from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.pretraining.cards import Card, Result, Score
+from l2l_tf.storage import export
 
 ROOT = pathlib.Path(__file__).parents[1]
 INF = math.inf
@@ -155,7 +158,7 @@ TASKS = {
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_pretrained_optimizer_optimizes(name):
   problem = pretraining.RECIPES[name].held_out()[TASKS[name]]()
-  losses = evaluate.Runner(problem, l2l_tf.load(name), 60)(0, 0, 1).losses
+  losses = protocol.Runner(problem, l2l_tf.load(name), 60)(0, 0, 1).losses
   assert losses[:, -10:].mean() < 0.7 * losses[:, 0].mean()
 
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from disk import largest_file
 
-from l2l_tf import checkpoint
-from l2l_tf.checkpoint import Checkpointer, CheckpointError, WriteError
+from l2l_tf.storage import checkpoint
+from l2l_tf.storage.checkpoint import Checkpointer, CheckpointError, WriteError
 
 VALUES = {
   "weights": [

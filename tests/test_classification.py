@@ -4,7 +4,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2l_tf import seeds, unroll
+from l2l_tf import seeds
+from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD
 from l2l_tf.problems import (
   MLP,

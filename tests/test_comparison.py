@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from l2l_tf import cards, comparison, evaluate, seeds
-from l2l_tf.comparison import Trial, final_loss
+from l2l_tf import seeds
+from l2l_tf.evaluation import comparison, protocol
+from l2l_tf.evaluation.comparison import Trial, final_loss
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Momentum, RMSprop
+from l2l_tf.pretraining import cards
 from l2l_tf.problems import Quadratic, Simple
 
 RATES = (1e-3, 1e-2, 1e-1)
@@ -43,7 +45,7 @@ def test_who_is_not_finite_or_ends_above_the_start_has_diverged(end):
 def test_everyone_runs_on_the_draws_that_are_reported(baselines):
   problem = Quadratic(2, 3)
   results = trial(problem).baseline("Adam at 0.001")
-  losses = evaluate.Runner(problem, Adam(0.001), 20)(0, seeds.EVALUATION, 3).losses
+  losses = protocol.Runner(problem, Adam(0.001), 20)(0, seeds.EVALUATION, 3).losses
   assert [(r.steps, r.learning_rate) for r in results] == [(2, 0.001), (20, 0.001)]
   for r in results:
     np.testing.assert_allclose(r.loss, final_loss(losses, r.steps), rtol=1e-5)
@@ -59,12 +61,12 @@ def test_the_rate_is_the_best_on_other_draws_for_each_horizon(baselines, name, m
   results = trial(problem, seed=4).baseline(name)
   for r in results:
     tuning = {
-      rate: evaluate.Runner(problem, make(rate), 20)(4, seeds.TUNING, 2).losses
+      rate: protocol.Runner(problem, make(rate), 20)(4, seeds.TUNING, 2).losses
       for rate in RATES
     }
     best = min(RATES, key=lambda rate: final_loss(tuning[rate], r.steps))
     assert r.learning_rate == best
-    reported = evaluate.Runner(problem, make(best), 20)(4, seeds.EVALUATION, 3).losses
+    reported = protocol.Runner(problem, make(best), 20)(4, seeds.EVALUATION, 3).losses
     np.testing.assert_allclose(r.loss, final_loss(reported, r.steps), rtol=1e-5)
 
 

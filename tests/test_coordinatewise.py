@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2l_tf.optimizers import CoordinatewiseLSTM, KernelwiseLSTM
-from l2l_tf.optimizers.deep_lstm import LSTMState
+from l2l_tf.optimizers.lstm.network import LSTMState
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 # In float64, so that sums in another order cannot hide a mistake in the layout.

@@ -12,9 +12,10 @@ import re
 import pytest
 import tensorflow as tf
 
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.meta_train import MetaTrainer
-from l2l_tf.optimizers import CoordinatewiseLSTM, lstm_sequence
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.trainer import MetaTrainer
+from l2l_tf.optimizers import CoordinatewiseLSTM
+from l2l_tf.optimizers.lstm import backprop
 from l2l_tf.problems import Quadratic, digits_mlp
 
 _SHAPE = re.compile(r"\b(f32|s32|pred|f64)\[([\d,]*)\]")
@@ -40,7 +41,7 @@ def program(num_coordinates, num_steps, stage="optimized_hlo"):
     128,
     100,
   )
-  describe = lstm_sequence._shard_gradient.experimental_get_compiler_ir(*arguments)
+  describe = backprop._shard_gradient.experimental_get_compiler_ir(*arguments)
   return describe(stage=stage)
 
 
@@ -115,7 +116,7 @@ def test_of_a_long_window_one_segment_is_held():
 def test_an_episode_traces_its_parts_once():
   trainer = MetaTrainer(Quadratic(4, 3), CoordinatewiseLSTM((4,)), num_steps=40)
   trainer.train_episode(0)
-  count = lstm_sequence._shard_gradient.experimental_get_tracing_count
+  count = backprop._shard_gradient.experimental_get_tracing_count
   before = trainer.num_traces, count()
   for episode in range(1, 4):
     trainer.train_episode(episode)

@@ -10,7 +10,7 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 
-from l2l_tf.problems import datasets
+from l2l_tf.problems.data import datasets
 
 FIRST_TEST_LABELS = [7, 9, 4, 7, 0, 2, 6, 1, 3, 1, 3, 7]
 FIRST_TRAIN_LABELS = [2, 8, 2, 6, 6, 7, 1, 9, 8, 5, 2, 8]

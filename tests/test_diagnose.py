@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import diagnose
+from l2l_tf.evaluation import diagnose
 from l2l_tf.optimizers import (
   SGD,
   Adam,

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from l2l_tf.problems import DatasetUnavailableError, datasets
+from l2l_tf.problems import DatasetUnavailableError
+from l2l_tf.problems.data import datasets
 
 _EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 

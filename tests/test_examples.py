@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.problems.examples import Examples
+from l2l_tf.problems.data.examples import Examples
 
 X = np.arange(30, dtype=np.float32).reshape(10, 3)
 Y = np.arange(10)

@@ -17,8 +17,7 @@ from disk import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2l_tf import export, optimizers, registry
-from l2l_tf.export import ExportError
+from l2l_tf import optimizers, registry
 from l2l_tf.optimizers import (
   SGD,
   Adagrad,
@@ -34,6 +33,8 @@ from l2l_tf.optimizers import (
   Where,
 )
 from l2l_tf.preprocess import Clamp, Concat, Identity, LogAndSign
+from l2l_tf.storage import export
+from l2l_tf.storage.export import ExportError
 
 FILTERS, BIAS, SCALE = (
   ("kernel", (3, 2, 1, 2), "kernel"),

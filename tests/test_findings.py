@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import diagnose, findings
+from l2l_tf.evaluation import diagnose, findings
 from l2l_tf.optimizers import (
   SGD,
   Adagrad,

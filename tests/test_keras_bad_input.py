@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from keras_models import X, Y, fit, functional, lstm, weights
 
-from l2l_tf.export import ExportError
 from l2l_tf.keras import LearnedOptimizer
 from l2l_tf.optimizers import SGD
+from l2l_tf.storage.export import ExportError
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])

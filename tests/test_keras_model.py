@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from l2l_tf import CoordinatewiseLSTM, MetaTrainer, TruncatedBPTT, seeds, unroll
+from l2l_tf import CoordinatewiseLSTM, MetaTrainer, TruncatedBPTT, seeds
+from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD, Adam, Partition, Where
 from l2l_tf.problems import Parameter, TaskBatch, keras_model
 

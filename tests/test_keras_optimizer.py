@@ -9,8 +9,8 @@ from keras_models import Subclassed, X, Y, built, fit, functional, lstm, weights
 from test_optimizers import TABLE
 
 import l2l_tf
-from l2l_tf import unroll
 from l2l_tf.keras import LearnedOptimizer
+from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Momentum
 from l2l_tf.problems import Problem
 

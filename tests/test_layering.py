@@ -16,14 +16,13 @@ _PUBLIC_NAMES = "__init__"  # l2l_tf itself
 _FLOORS = [
   ["scripts"],
   [_PUBLIC_NAMES],
-  ["trace_graph", "training_run"],
-  ["comparison", "keras", "meta_train", "presets", "pretraining", "report"],
-  ["cards", "evaluate", "validations"],
-  ["findings", "meta_gradients"],
-  ["diagnose", "export", "unroll"],
+  ["runs"],
+  ["evaluation", "keras"],
+  ["pretraining"],
+  ["meta", "storage"],
   ["optimizers", "problems"],
   ["preprocess"],
-  ["checkpoint", "devices", "dtypes", "plots", "registry", "seeds", "summaries"],
+  ["devices", "dtypes", "registry", "seeds"],
 ]
 _DEPTH = {name: depth for depth, names in enumerate(_FLOORS) for name in names}
 
@@ -33,10 +32,10 @@ _RESERVED = {
   "absl.flags": "l2l_tf.scripts",
   "argparse": "l2l_tf.scripts",
   "importlib": "l2l_tf.__init__",  # it would hide from this test what is imported
-  "keras.datasets": "l2l_tf.problems.datasets",
-  "sklearn.datasets": "l2l_tf.problems.datasets",
-  "tensorflow_datasets": "l2l_tf.problems.datasets",
-  "urllib.request": "l2l_tf.problems.datasets",
+  "keras.datasets": "l2l_tf.problems.data",
+  "sklearn.datasets": "l2l_tf.problems.data",
+  "tensorflow_datasets": "l2l_tf.problems.data",
+  "urllib.request": "l2l_tf.problems.data",
 }
 
 
@@ -97,28 +96,28 @@ def test_imports_only_from_floors_below(module, path):
 
 def test_every_file_of_the_package_is_read():
   names = [name for name, _ in _modules()]
-  assert {"l2l_tf.__init__", "l2l_tf.unroll", "l2l_tf.problems.base"} <= set(names)
+  assert {"l2l_tf.__init__", "l2l_tf.meta.unroll", "l2l_tf.problems.base"} <= set(names)
 
 
 @pytest.mark.parametrize(
   "module, source, complaint",
   [
-    ("l2l_tf.unroll", "from l2l_tf import meta_train", "'meta_train' is not on a"),
-    ("l2l_tf.unroll", "import l2l_tf.meta_train as m", "'meta_train' is not on a"),
-    ("l2l_tf.unroll", "def f():\n  from l2l_tf.presets import x", "unroll:2 imports"),
-    ("l2l_tf.unroll", "from .meta_gradients import x", "'meta_gradients' is not"),
-    ("l2l_tf.unroll", "from . import evaluate", "'evaluate' is not on a floor"),
-    ("l2l_tf.unroll", "from l2l_tf import Quadratic", "'__init__' is not on a"),
-    ("l2l_tf.unroll", "import l2l_tf", "'__init__' is not on a floor"),
-    ("l2l_tf.evaluate", "from l2l_tf import meta_train", "'meta_train' is not on a"),
+    ("l2l_tf.meta.unroll", "from l2l_tf import evaluation", "'evaluation' is not on"),
+    ("l2l_tf.meta.unroll", "import l2l_tf.runs.x as m", "'runs' is not on a"),
+    ("l2l_tf.meta.unroll", "def f():\n  from l2l_tf.runs import x", "unroll:2 imports"),
+    ("l2l_tf.meta.unroll", "from ..runs import x", "'runs' is not"),
+    ("l2l_tf.meta.unroll", "from .. import runs", "'runs' is not on a floor"),
+    ("l2l_tf.meta.unroll", "from l2l_tf import Quadratic", "'__init__' is not on a"),
+    ("l2l_tf.meta.unroll", "import l2l_tf", "'__init__' is not on a floor"),
+    ("l2l_tf.seeds", "from l2l_tf import preprocess", "'preprocess' is not on a"),
     ("l2l_tf.problems.base", "from l2l_tf import optimizers", "'optimizers' is not"),
     ("l2l_tf.problems.base", "from ..optimizers import base", "'optimizers' is not"),
     ("l2l_tf.optimizers.x", "from l2l_tf.problems import x", "'problems' is not on"),
-    ("l2l_tf.evaluate", "from absl import flags", "only l2l_tf.scripts may"),
-    ("l2l_tf.evaluate", "import absl.flags", "only l2l_tf.scripts may"),
-    ("l2l_tf.problems.base", "import tensorflow_datasets", "problems.datasets may"),
-    ("l2l_tf.problems.base", "from sklearn import datasets", "problems.datasets may"),
-    ("l2l_tf.unroll", "from importlib import import_module", "__init__ may import"),
+    ("l2l_tf.runs.training", "from absl import flags", "only l2l_tf.scripts may"),
+    ("l2l_tf.runs.training", "import absl.flags", "only l2l_tf.scripts may"),
+    ("l2l_tf.problems.base", "import tensorflow_datasets", "problems.data may"),
+    ("l2l_tf.problems.base", "from sklearn import datasets", "problems.data may"),
+    ("l2l_tf.meta.unroll", "from importlib import import_module", "__init__ may"),
     ("l2l_tf.attic.x", "", "l2l_tf.attic.x has no floor; give 'attic' one"),
   ],
 )
@@ -136,9 +135,9 @@ def test_a_relative_import_in_a_package_starts_at_the_package():
 @pytest.mark.parametrize(
   "module, source",
   [
-    ("l2l_tf.evaluate", "from l2l_tf import unroll\nfrom absl import logging"),
+    ("l2l_tf.runs.x", "from l2l_tf import meta\nfrom absl import logging"),
     ("l2l_tf.scripts.train", "from absl import flags\nimport l2l_tf"),
-    ("l2l_tf.problems.datasets", "import tensorflow_datasets\nfrom . import base"),
+    ("l2l_tf.problems.data.x", "import tensorflow_datasets\nfrom . import base"),
     ("l2l_tf.optimizers.partition", "from l2l_tf.optimizers import base"),
     ("l2l_tf.__init__", "import importlib\nfrom l2l_tf.optimizers import Adam"),
   ],

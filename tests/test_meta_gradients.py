@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf.meta_gradients import TruncatedBPTT, all_ones, last_only
+from l2l_tf.meta.gradients import TruncatedBPTT, all_ones, last_only
+from l2l_tf.meta.unroll import start, static_unroll, step_seed, unroll
 from l2l_tf.optimizers import (
   SGD,
   CoordinatewiseLSTM,
@@ -19,7 +20,6 @@ from l2l_tf.optimizers import (
   Where,
 )
 from l2l_tf.problems import Problem, Quadratic
-from l2l_tf.unroll import start, static_unroll, step_seed, unroll
 
 SEED = tf.constant([1, 2])
 LENGTH = 4

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import optimizers, unroll
-from l2l_tf.meta_gradients import TruncatedBPTT
+from l2l_tf import optimizers
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT
 from l2l_tf.optimizers import (
   SGD,
   Adagrad,

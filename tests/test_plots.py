@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import diagnose, plots, report
-from l2l_tf.evaluate import Curves
+from l2l_tf.evaluation import diagnose, plots, report
+from l2l_tf.evaluation.protocol import Curves
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
-from l2l_tf.validations import Validations
+from l2l_tf.storage.validations import Validations
 
 
 def curves(start, end, rate=None):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import MetaTrainer, unroll
-from l2l_tf.meta_train import check_lengths
+from l2l_tf import MetaTrainer
+from l2l_tf.meta import unroll
+from l2l_tf.meta.trainer import check_lengths
 from l2l_tf.optimizers import SGD
-from l2l_tf.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
 from l2l_tf.problems import DatasetUnavailableError, Quadratic
-from l2l_tf.scripts import training
+from l2l_tf.runs import training
+from l2l_tf.runs.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
 
 
 def make_problem(preset):

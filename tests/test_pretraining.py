@@ -12,17 +12,22 @@ import time
 import pytest
 from absl import flags
 
-from l2l_tf import cards, comparison, export, presets, pretraining
-from l2l_tf.meta_train import check_lengths
-from l2l_tf.pretraining import RECIPES, Recipe
+from l2l_tf.evaluation import comparison
+from l2l_tf.meta.trainer import check_lengths
+from l2l_tf.pretraining import cards
+from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.pretraining.recipes import RECIPES, Recipe
 from l2l_tf.problems import Simple
-from l2l_tf.scripts import pretrained, train, training
+from l2l_tf.runs import presets, training
+from l2l_tf.runs import pretraining as pretrained
+from l2l_tf.scripts import train
+from l2l_tf.storage import export
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts import pretrain; pretrain.run()"
 # Two stages, of many epochs that take no time, and a task that takes none either.
 SMALL = f"""
-from l2l_tf import pretraining
+from l2l_tf.pretraining import recipes as pretraining
 def held_out():
   from l2l_tf import problems
   return {{"x^2": problems.Simple}}

@@ -47,3 +47,10 @@ def test_importing_the_package_alone_is_quick():
     "assert not heavy, heavy"
   )
   assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("old", l2l_tf._MOVED)
+def test_a_module_is_found_where_it_was_in_version_0_1_0(old):
+  module = importlib.import_module(f"l2l_tf.{old}")
+  new = importlib.import_module(f"l2l_tf.{l2l_tf._MOVED[old]}")
+  assert module is new and new.__spec__.name == new.__name__

@@ -6,8 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from l2l_tf.evaluate import Curves
-from l2l_tf.report import mean_band, median_band, plot, summarize, table, write
+from l2l_tf.evaluation.protocol import Curves
+from l2l_tf.evaluation.report import (
+  mean_band,
+  median_band,
+  plot,
+  summarize,
+  table,
+  write,
+)
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import seeds, unroll
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.optimizers import RNNprop, lstm_sequence
+from l2l_tf import seeds
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.optimizers import RNNprop
+from l2l_tf.optimizers.lstm import backprop
 from l2l_tf.problems import Problem, Quadratic
 
 DOUBLE = {"dtype": "float64"}
@@ -197,7 +199,7 @@ def test_second_derivatives_equal_finite_differences():
 
 @pytest.mark.parametrize("block, batch", [(7, 12), (4, 12), (128, 1), (1, 3)])
 def test_the_pass_in_blocks_equals_the_tape(monkeypatch, block, batch):
-  monkeypatch.setattr(lstm_sequence, "_CPU_BLOCK", block)
+  monkeypatch.setattr(backprop, "_CPU_BLOCK", block)
   problem = Quadratic(1, batch, dtype=tf.float64)
   optimizer = randomize(RNNprop((3,), output_scale=0.3, time_scales=(5,), **DOUBLE))
   task, carry = unroll.start(problem, optimizer, SEED)
@@ -225,7 +227,7 @@ def test_the_meta_gradient_of_half_precision_weights_is_close_to_that_of_whole_o
 
 
 def test_equal_optimizers_share_what_is_traced():
-  count = lstm_sequence._shard_gradient.experimental_get_tracing_count
+  count = backprop._shard_gradient.experimental_get_tracing_count
   counts, optimizers = [], [RNNprop((2,), epsilon=1e-12, seed=i) for i in range(3)]
   for optimizer in optimizers:
     state = optimizer.initial_state([tf.zeros([4])])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import seeds, unroll
+from l2l_tf import seeds
+from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD, RNNprop
 from l2l_tf.problems import (
   MLP,

@@ -22,8 +22,8 @@ import tensorflow as tf
 from disk import unchanged
 from tensorboard.backend.event_processing import event_accumulator
 
-from l2l_tf import export
 from l2l_tf.optimizers import SGD, Adam, Partition, Where
+from l2l_tf.storage import export
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts.{} import run; run()"
@@ -39,8 +39,11 @@ IN_EXPORT, IN_CHECKPOINT, IN_LOGS = 9_500, 22_000, 45_000
 FORKS = """
 import gc, json, os, resource, signal, sys, time
 import keras, tensorflow
-from l2l_tf import findings, plots, presets, report
-from l2l_tf import summaries, trace_graph, training_run
+from l2l_tf.evaluation import findings, plots, report
+from l2l_tf.runs import presets
+from l2l_tf.storage import summaries
+from l2l_tf.meta import trace_graph
+from l2l_tf.runs import training_run
 
 def become(job):
   os.chdir(job["cwd"])
@@ -577,7 +580,7 @@ def test_a_wrong_value_is_one_sentence_and_costs_nothing(
 
 
 GUARDED = """
-from l2l_tf.problems.datasets import DatasetUnavailableError
+from l2l_tf.problems.data.datasets import DatasetUnavailableError
 from l2l_tf.scripts import launch, evaluate
 def main():
   raise {}
@@ -641,7 +644,7 @@ def test_help_explains_each_flag_at_once(script, flags):
 
 def test_the_flags_know_the_names_that_there_are(forks):
   code = """
-from l2l_tf import evaluate as library
+from l2l_tf.evaluation import protocol as library
 from l2l_tf.scripts import evaluate
 assert evaluate.BASELINES == list(library.BASELINES), evaluate.BASELINES
 """
@@ -663,7 +666,7 @@ os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\\
 )
 def test_only_notices_of_the_import_are_held_back(tmp_path, end, code):
   (tmp_path / "tensorflow.py").write_text(NOTICES + end)
-  ended = cold("import l2l_tf.scripts.quiet", path=[tmp_path])
+  ended = cold("import l2l_tf.runs.quiet", path=[tmp_path])
   assert ended.code == code
   assert ended.err[0] == "a real problem"
   assert (ended.err[-1] == "ImportError: no") == (code == 1)

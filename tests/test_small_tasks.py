@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import seeds, unroll
+from l2l_tf import seeds
+from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD
 from l2l_tf.problems import (
   HELD_OUT_TASKS,
@@ -12,11 +13,11 @@ from l2l_tf.problems import (
   ConvNet,
   DatasetUnavailableError,
   Ensemble,
-  datasets,
   small_classifiers,
   small_tasks,
 )
 from l2l_tf.problems.classification import Classifier
+from l2l_tf.problems.data import datasets
 
 
 def nets(monkeypatch, num_tasks, seed=0):

@@ -7,10 +7,10 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator, tag_types
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from l2l_tf import report
-from l2l_tf.evaluate import Curves
-from l2l_tf.plots import learning_curves
-from l2l_tf.summaries import CURVE, LEARNING_CURVES, TRAJECTORIES, TensorBoard
+from l2l_tf.evaluation import report
+from l2l_tf.evaluation.plots import learning_curves
+from l2l_tf.evaluation.protocol import Curves
+from l2l_tf.storage.summaries import CURVE, LEARNING_CURVES, TRAJECTORIES, TensorBoard
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import devices, meta_train, seeds, unroll
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.meta_train import MetaTrainer
+from l2l_tf import devices, seeds
+from l2l_tf.meta import trainer as meta_train
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM, Partition, Where
 from l2l_tf.problems import (
   Ensemble,

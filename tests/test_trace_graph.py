@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from l2l_tf import devices
+from l2l_tf.meta.trace_graph import trace_graph
 from l2l_tf.optimizers import CoordinatewiseLSTM
 from l2l_tf.problems import Polynomial, Quadratic
-from l2l_tf.summaries import TensorBoard
-from l2l_tf.trace_graph import trace_graph
+from l2l_tf.storage.summaries import TensorBoard
 
 STEPS = 5
 

@@ -8,12 +8,14 @@ import pytest
 import tensorflow as tf
 from disk import largest_file, unchanged
 
-from l2l_tf import evaluate, export, seeds
-from l2l_tf.checkpoint import CheckpointError, WriteError
-from l2l_tf.meta_train import MetaTrainer
+from l2l_tf import seeds
+from l2l_tf.evaluation import protocol
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import CoordinatewiseLSTM
 from l2l_tf.problems import Problem, Simple
-from l2l_tf.training_run import ConfigurationError, TrainingRun, stop_signals
+from l2l_tf.runs.training_run import ConfigurationError, TrainingRun, stop_signals
+from l2l_tf.storage import export
+from l2l_tf.storage.checkpoint import CheckpointError, WriteError
 
 CONFIG = {"problem": "simple", "seed": 3, "layers": (), "patience": None}
 
@@ -47,11 +49,11 @@ def validate(monkeypatch):
         assert (seed, branch) == (Trainer.seed, seeds.VALIDATION)
         curves = np.zeros([num_draws, num_steps + 1])
         curves[:, -1] = losses(optimizer) if callable(losses) else losses.pop(0)
-        return evaluate.Curves(curves, {})
+        return protocol.Curves(curves, {})
 
       return run
 
-    monkeypatch.setattr(evaluate, "Runner", make_runner)
+    monkeypatch.setattr(protocol, "Runner", make_runner)
 
   set_losses(lambda optimizer: float(abs(optimizer.variables[0].numpy().sum() - 1.0)))
   return set_losses

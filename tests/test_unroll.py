@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf import unroll as unroll_lib
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.unroll import start, static_unroll, step_seed, unroll
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Polynomial, Problem, Quadratic
-from l2l_tf.unroll import start, static_unroll, step_seed, unroll
 
 SEED = tf.constant([3, 7])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from disk import largest_file, unchanged
 
-from l2l_tf.checkpoint import WriteError
-from l2l_tf.validations import Validations
+from l2l_tf.storage.checkpoint import WriteError
+from l2l_tf.storage.validations import Validations
 
 
 def rows(path):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.optimizers.blocks import Layout, flatten
+from l2l_tf.optimizers.layout import Layout, flatten
 
 
 class Blocks:

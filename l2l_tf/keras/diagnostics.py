@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from l2l_tf.keras.optimizer import LearnedOptimizer
-from l2l_tf.optimizers.blocks import flatten
+from l2l_tf.optimizers.layout import flatten
 
 # Findings, on medians over the last half of what was recorded.
 _HARDLY = 1e-6  # update per weight, in one step

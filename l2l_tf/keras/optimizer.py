@@ -16,11 +16,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import cards, export
 from l2l_tf.keras import gradients, saved_state, transfer
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.keras.saved_state import SavedState, path_of
 from l2l_tf.optimizers import Optimizer
+from l2l_tf.pretraining import cards
+from l2l_tf.storage import export
 
 _REMEDY = (
   "lower the loss's scale, look for a NaN in the data, or give"

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from l2l_tf import preprocess as preprocess_lib
 from l2l_tf import registry
-from l2l_tf.optimizers import base, deep_lstm, lstm_sequence
+from l2l_tf.optimizers import base
+from l2l_tf.optimizers.lstm import backprop, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ColumnwiseLSTM(base.Optimizer):
     self._num_rows = num_rows
     self._output_scale = output_scale
     num_features = _num_features(preprocess, self._dtype)
-    self._network = deep_lstm.DeepLSTM(
+    self._network = network.DeepLSTM(
       num_rows * num_features, num_rows, layers, initializer, seed, self._dtype
     )
 
@@ -102,7 +103,7 @@ class ColumnwiseLSTM(base.Optimizer):
   def sequence_gradient(self, recorded, state, loss_weights):
     if not self._is_elementwise:
       return super().sequence_gradient(recorded, state, loss_weights)
-    gradient = lstm_sequence.gradient(
+    gradient = backprop.gradient(
       self._network.weights,
       self._inputs,
       self._output_scale,

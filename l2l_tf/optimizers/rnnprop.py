@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from l2l_tf import registry
-from l2l_tf.optimizers import base, coordinatewise, deep_lstm, lstm_sequence
+from l2l_tf.optimizers import base, coordinatewise
 from l2l_tf.optimizers.hand_designed import adam_moments
+from l2l_tf.optimizers.lstm import backprop, network
 
 # The square of the least epsilon is still a normal number in float32.
 _MIN_EPSILON = 1e-18
@@ -31,7 +32,7 @@ class RNNpropState(NamedTuple):
   """State of `RNNprop`."""
 
   moments: Moments
-  lstm: list[deep_lstm.LSTMState]
+  lstm: list[network.LSTMState]
 
 
 def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
@@ -178,7 +179,7 @@ class RNNprop(base.Optimizer):
     }
     self._output_scale = output_scale
     self._inputs = _Inputs(beta_1, beta_2, epsilon, time_scales, self._dtype)
-    self._network = deep_lstm.DeepLSTM(
+    self._network = network.DeepLSTM(
       self._inputs.num_features, 1, layers, initializer, seed, self._dtype
     )
 
@@ -205,7 +206,7 @@ class RNNprop(base.Optimizer):
     return coordinatewise.to_coordinates(precise)
 
   def sequence_gradient(self, recorded, state, loss_weights):
-    gradient = lstm_sequence.gradient(
+    gradient = backprop.gradient(
       self._network.weights,
       self._inputs,
       self._output_scale,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.problems import datasets
 from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf.problems.data import datasets
 
 _ACTIVATIONS = {"sigmoid": tf.sigmoid, "relu": tf.nn.relu, "tanh": tf.tanh}
 FAN_IN = (

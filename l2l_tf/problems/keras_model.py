@@ -17,7 +17,7 @@ import tensorflow as tf
 from l2l_tf import seeds
 from l2l_tf.problems import initializers
 from l2l_tf.problems.base import Parameter, Problem
-from l2l_tf.problems.examples import Examples
+from l2l_tf.problems.data.examples import Examples
 
 _TRIED = 2  # examples on which a new problem's loss is tried
 _EVALUATED = 500  # held-out examples that are evaluated at once

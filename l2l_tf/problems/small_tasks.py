@@ -10,15 +10,9 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from l2l_tf.problems import datasets
 from l2l_tf.problems.base import Problem
-from l2l_tf.problems.classification import (
-  FAN_IN,
-  MLP,
-  Classifier,
-  ConvNet,
-  mnist_mlp,
-)
+from l2l_tf.problems.classification import FAN_IN, MLP, Classifier, ConvNet, mnist_mlp
+from l2l_tf.problems.data import datasets
 from l2l_tf.problems.scaled import ScaledLoss, ScaledParameters
 from l2l_tf.problems.synthetic import Ensemble, Polynomial, Quadratic
 

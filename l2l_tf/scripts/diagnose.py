@@ -35,7 +35,7 @@ flags.register_validator("path", bool, "nothing to diagnose: give --path")
 
 
 def main() -> None:
-  from l2l_tf.scripts import diagnosis  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import diagnosis  # TensorFlow with it: seconds, not for --help
 
   diagnosis.diagnose(launch.values(__name__))
 

@@ -10,10 +10,10 @@ curves.png and TensorBoard logs.
 
 from absl import flags
 
-from l2l_tf import presets
+from l2l_tf.runs import presets
 from l2l_tf.scripts import launch
 
-# The names in `evaluate.BASELINES`, which cannot be asked without TensorFlow.
+# The names in `protocol.BASELINES`, which cannot be asked without TensorFlow.
 BASELINES = ["SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam"]
 
 flags.DEFINE_string(
@@ -75,7 +75,7 @@ flags.register_multi_flags_validator(
 
 
 def main() -> None:
-  from l2l_tf.scripts import evaluation  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import evaluation  # TensorFlow with it: seconds, not for --help
 
   evaluation.evaluate(launch.values(__name__))
 

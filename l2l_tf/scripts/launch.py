@@ -8,12 +8,12 @@ import logging as python_logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
 
-from l2l_tf import presets
+from l2l_tf.runs import presets
 
 
 def run(main: Callable[[], int | None], module: str) -> None:
@@ -77,12 +77,6 @@ def values(module: str) -> dict[str, Any]:
   return {f.name: f.value for f in flags.FLAGS.flags_by_module_dict()[module]}
 
 
-def as_flagfile(given: Mapping[str, Any]) -> str:
-  """Writes values as flags, one per line; those that are None are left out."""
-  lines = [f"--{k}={_text(v)}" for k, v in given.items() if v is not None]
-  return "\n".join(lines) + "\n"
-
-
 def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
@@ -111,9 +105,3 @@ def _sentence(error: Exception) -> str:
 def _fail(sentence: str) -> int:
   print(f"Error: {sentence}", file=sys.stderr)
   return 2
-
-
-def _text(value: Any) -> str:
-  if isinstance(value, (list, tuple)):
-    return ",".join(map(str, value))
-  return str(value).lower() if isinstance(value, bool) else str(value)

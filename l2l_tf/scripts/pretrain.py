@@ -9,7 +9,7 @@ flags, it goes on where it was stopped.
 
 from absl import flags
 
-from l2l_tf import pretraining
+from l2l_tf.pretraining import recipes as pretraining
 from l2l_tf.scripts import launch
 
 flags.DEFINE_enum("name", "general", list(pretraining.RECIPES), "Which one to make.")
@@ -52,7 +52,9 @@ flags.register_validator(
 
 
 def main() -> int:
-  from l2l_tf.scripts import pretrained  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import (
+    pretraining as pretrained,  # TensorFlow with it: seconds, not for --help
+  )
 
   return pretrained.make(launch.values(__name__))
 

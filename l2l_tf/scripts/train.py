@@ -13,7 +13,7 @@ import math
 
 from absl import flags
 
-from l2l_tf import presets
+from l2l_tf.runs import presets
 from l2l_tf.scripts import launch
 
 
@@ -186,7 +186,7 @@ flags.register_validator(
 
 
 def main() -> int:
-  from l2l_tf.scripts import training  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import training  # TensorFlow with it: seconds, not for --help
 
   settings = training.settings(launch.values(__name__))
   run = training.build_run(settings)

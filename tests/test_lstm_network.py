@@ -5,7 +5,7 @@ import pytest
 import sonnet as snt
 import tensorflow as tf
 
-from l2l_tf.optimizers.deep_lstm import DeepLSTM, LSTMState, lstm_step
+from l2l_tf.optimizers.lstm.network import DeepLSTM, LSTMState, lstm_step
 
 
 def sigmoid(x):

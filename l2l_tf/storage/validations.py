@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from l2l_tf import checkpoint
+from l2l_tf.storage import checkpoint
 
 _COLUMNS = ["epoch", "step", "loss"]
 

@@ -7,7 +7,7 @@ plain LSTM run over a recorded sequence, every coordinate by itself. It is run
 again here, forwards and backwards, in blocks of coordinates of which a step stays
 in the cache; no tape holds the activations of a window.
 
-Werbos 1990, back-propagation through time, for the cell of `deep_lstm.py`.
+Werbos 1990, back-propagation through time, for the cell of `network.py`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from l2l_tf import devices
-from l2l_tf.optimizers import deep_lstm
+from l2l_tf.optimizers.lstm import network
 
 # Coordinates per block: among the fastest of 64 to 1024 for two layers of 20 units on
 # two cores with 512 KiB or 2 MiB of second-level cache each (benchmarks/README.md).
@@ -65,15 +65,15 @@ class _Scratch(NamedTuple):
 
 
 def gradient(
-  weights: deep_lstm.Weights,
+  weights: network.Weights,
   features: Features,
   scale: float,
   grads: tf.Tensor,
   loss_weights: tf.Tensor,
-  state: list[deep_lstm.LSTMState],
+  state: list[network.LSTMState],
   memory: Any = (),
   is_bounded: bool = False,
-) -> deep_lstm.Weights:
+) -> network.Weights:
   """Returns the gradient of sum_t w_t f(theta_t) with respect to `weights`.
 
   Args:
@@ -249,7 +249,7 @@ def _starts(weights, features, state):
   return _loop(count - 1, body, state, starts)[1]
 
 
-def _products(weights, scratch) -> deep_lstm.Weights:
+def _products(weights, scratch) -> network.Weights:
   """The weights' gradient from inputs and gates' gradients, one product a layer."""
   layers = []
   for (w_x, *_), layer in zip(weights.layers, scratch.layers):
@@ -262,13 +262,13 @@ def _products(weights, scratch) -> deep_lstm.Weights:
   # XLA's sums over coordinates are slow, over steps fast; its products of one column,
   # which coordinate-wise optimizers have, are slow too.
   d_w = tf.reduce_sum(scratch.outputs[:, tf.newaxis] * scratch.d_y, axis=2)
-  return deep_lstm.Weights(layers, d_w, tf.reduce_sum(scratch.d_y, axis=1))
+  return network.Weights(layers, d_w, tf.reduce_sum(scratch.d_y, axis=1))
 
 
 def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
   """Stacks a layer's weights so that they act on [x, 1, h] in one product."""
   zeros = tf.zeros_like(b[: b.shape[0] // 4])
-  forget = tf.concat([zeros, zeros + deep_lstm.FORGET_BIAS, zeros, zeros], axis=0)
+  forget = tf.concat([zeros, zeros + network.FORGET_BIAS, zeros, zeros], axis=0)
   return tf.concat([w_x, [b + forget], w_h], axis=0)
 
 
@@ -303,7 +303,7 @@ def _stepper(weights, features):
     for w, (h, c) in zip(transposed, state):
       inputs = tf.concat([x, ones, h], axis=0)
       x, c, derivatives = _cell(tf.matmul(w, inputs), c)
-      next_state.append(deep_lstm.LSTMState(x, c))
+      next_state.append(network.LSTMState(x, c))
       kept.append((inputs, derivatives))
     return x, next_state, kept
 
@@ -311,7 +311,7 @@ def _stepper(weights, features):
 
 
 def _cell(z, c):
-  """The cell of `deep_lstm.lstm_step` from its gates' z: h, c and the derivatives."""
+  """The cell of `network.lstm_step` from its gates' z: h, c and the derivatives."""
   z_i, z_f, z_o, z_g = tf.split(z, 4)
   i, f, o, g = _sigmoid(z_i), _sigmoid(z_f), _sigmoid(z_o), tf.tanh(z_g)
   next_c = f * c + i * g

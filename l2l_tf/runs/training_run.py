@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import checkpoint, evaluate, export, seeds
-from l2l_tf.meta_train import MetaTrainer
-from l2l_tf.validations import Validations
+from l2l_tf import seeds
+from l2l_tf.evaluation import protocol
+from l2l_tf.meta.trainer import MetaTrainer
+from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage.validations import Validations
 
 _CONFIG = "config.json"
 _CHECKPOINTS = "checkpoints"
@@ -43,7 +45,7 @@ class Epoch(NamedTuple):
 
   number: int  # from 1
   metrics: dict[str, Any]  # of `MetaTrainer.train_episode`
-  validation: evaluate.Curves | None  # where this epoch was validated
+  validation: protocol.Curves | None  # where this epoch was validated
   is_best: bool  # whether the validation is the best so far
   seconds: float  # of training alone
 
@@ -112,7 +114,7 @@ class TrainingRun:
     self._period = evaluation_period
     self._evaluation_epochs = evaluation_epochs
     self._patience = patience
-    self._runner = evaluate.Runner(
+    self._runner = protocol.Runner(
       trainer.problem, trainer.optimizer, trainer.num_steps
     )
     config = json.loads(json.dumps(config))
@@ -212,7 +214,7 @@ class TrainingRun:
         " give a lower output_scale."
       )
 
-  def _validate(self) -> tuple[evaluate.Curves, bool]:
+  def _validate(self) -> tuple[protocol.Curves, bool]:
     curves = self._runner(self.trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
     loss = curves.losses[:, -1].mean(dtype=np.float64)
     is_best = bool(np.isfinite(loss) and loss < self.best_loss)

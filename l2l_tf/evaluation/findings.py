@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from l2l_tf.diagnose import HUGE, NORMAL, TINY, Response, Run
+from l2l_tf.evaluation.diagnose import HUGE, NORMAL, TINY, Response, Run
 
 BIAS = 0.01  # movement without a gradient, as a share of that at the normal one
 RESOLUTION = 2.0**-24  # an update that leaves a float32 weight of size 1 as it is

@@ -14,7 +14,7 @@ import tqdm
 from absl import logging
 
 from l2l_tf import optimizers, seeds
-from l2l_tf import unroll as unroll_lib
+from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.problems import Problem
 
 BASELINES = {

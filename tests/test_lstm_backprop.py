@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf import devices, seeds, unroll
-from l2l_tf.meta_gradients import TruncatedBPTT, all_ones, last_only
+from l2l_tf import devices, seeds
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT, all_ones, last_only
 from l2l_tf.optimizers import (
   SGD,
   Adagrad,
@@ -23,8 +24,8 @@ from l2l_tf.optimizers import (
   RMSprop,
   RNNprop,
   Where,
-  lstm_sequence,
 )
+from l2l_tf.optimizers.lstm import backprop
 from l2l_tf.preprocess import Clamp, Concat, LogAndSign
 from l2l_tf.problems import Problem, Quadratic, SimpleMulti, digits_mlp
 
@@ -161,7 +162,7 @@ def test_it_equals_the_tape_to_float32_s_rounding(make):
 
 
 def test_a_block_that_reaches_back_counts_no_coordinate_twice(monkeypatch):
-  monkeypatch.setattr(lstm_sequence, "_CPU_BLOCK", 7)  # 12 coordinates: 7 and 5
+  monkeypatch.setattr(backprop, "_CPU_BLOCK", 7)  # 12 coordinates: 7 and 5
   both = windows(quadratic(), lstm()(None), TruncatedBPTT(), length=4)
   assert_equal(*both, rtol=1e-10)
 
@@ -172,7 +173,7 @@ def test_a_block_that_reaches_back_counts_no_coordinate_twice(monkeypatch):
 def test_a_long_window_s_segments_are_those_of_the_whole(
   monkeypatch, make, weights, length
 ):
-  monkeypatch.setattr(lstm_sequence, "_SEGMENT", 3)  # 8 steps: 3, 3 and 2
+  monkeypatch.setattr(backprop, "_SEGMENT", 3)  # 8 steps: 3, 3 and 2
   both = windows(quadratic(), make(None), TruncatedBPTT(weights), length)
   assert_equal(*both, rtol=1e-9)
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from l2l_tf import checkpoint, plots
-from l2l_tf.evaluate import Curves
+from l2l_tf.evaluation import plots
+from l2l_tf.evaluation.protocol import Curves
+from l2l_tf.storage import checkpoint
 
 _Z = 1.96  # 95% of a normal distribution
 

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from l2l_tf import devices, dtypes, seeds
-from l2l_tf import unroll as unroll_lib
-from l2l_tf.meta_gradients import TruncatedBPTT, Window
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.gradients import TruncatedBPTT, Window
 from l2l_tf.optimizers import Adam, Optimizer
 from l2l_tf.problems import Problem, TaskBatch
 

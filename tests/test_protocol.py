@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from l2l_tf import evaluate, seeds
-from l2l_tf.evaluate import Runner, compare
+from l2l_tf import seeds
+from l2l_tf.evaluation import protocol
+from l2l_tf.evaluation.protocol import Runner, compare
+from l2l_tf.meta.unroll import start, unroll
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Problem, Quadratic
-from l2l_tf.unroll import start, unroll
 
 RATES = (1e-3, 1e-1, 1e30)
 SMALL = {"num_steps": 3, "num_draws": 2, "num_tuning_draws": 2}
@@ -91,7 +92,7 @@ def test_tuning_draws_are_never_reported(monkeypatch):
     drawn[branch].add(tuple(key.numpy()))
     return key
 
-  monkeypatch.setattr(evaluate.seeds, "make", record)
+  monkeypatch.setattr(protocol.seeds, "make", record)
   for seed in (0, 1):
     compare(
       Noisy(),

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from l2l_tf import dtypes
-from l2l_tf import unroll as unroll_lib
-from l2l_tf.optimizers import Optimizer, blocks
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.optimizers import Optimizer, layout
 from l2l_tf.problems import Problem
 
 # A window length (scalar int32) -> the weight of each step's loss, [length].
@@ -109,7 +109,7 @@ class TruncatedBPTT:
     ):
       # XLA compiles whole episodes for lengths that are no tensors.
       one_program = whole or not tf.is_tensor(length)
-      blockwise = blocks.Blockwise(optimizer, step, carry.params, one_program)
+      blockwise = layout.Blockwise(optimizer, step, carry.params, one_program)
       if blockwise.is_needed(carry.state):
         run = functools.partial(_run_blockwise, run, blockwise)
     if whole:

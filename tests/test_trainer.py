@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf import meta_gradients, seeds
-from l2l_tf import unroll as unroll_lib
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.meta_train import MetaTrainer, check_lengths
+from l2l_tf import seeds
+from l2l_tf.meta import gradients as meta_gradients
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.trainer import MetaTrainer, check_lengths
 from l2l_tf.optimizers import (
   SGD,
   Adam,

@@ -1,6 +1,6 @@
 """What l2l-pretrain does, given its flags' values."""
 
-from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
 import contextlib
 import csv
@@ -17,9 +17,12 @@ from typing import Any
 
 import tqdm
 
-from l2l_tf import cards, checkpoint, comparison, export, pretraining
+from l2l_tf.evaluation import comparison
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.training_run import OPTIMIZER, finished_epochs
+from l2l_tf.pretraining import cards
+from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.runs.training_run import OPTIMIZER, finished_epochs
+from l2l_tf.storage import checkpoint, export
 
 _TRAIN = "from l2l_tf.scripts import train; train.run()"
 _SECONDS = "seconds.txt"

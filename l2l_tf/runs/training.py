@@ -1,6 +1,6 @@
 """What l2l-train does, given its settings."""
 
-from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
 import os
 import pathlib
@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import tqdm
 
-from l2l_tf import checkpoint, export, meta_gradients, plots, presets
-from l2l_tf.meta_train import MetaTrainer, check_lengths
+from l2l_tf.evaluation import plots
+from l2l_tf.meta import gradients as meta_gradients
+from l2l_tf.meta.trace_graph import trace_graph
+from l2l_tf.meta.trainer import MetaTrainer, check_lengths
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer, RNNprop
-from l2l_tf.scripts import launch
-from l2l_tf.summaries import TRAJECTORIES, TensorBoard
-from l2l_tf.trace_graph import trace_graph
-from l2l_tf.training_run import (
+from l2l_tf.runs import flagfile, presets
+from l2l_tf.runs.training_run import (
   OPTIMIZER,
   VALIDATIONS,
   ConfigurationError,
@@ -25,6 +25,8 @@ from l2l_tf.training_run import (
   TrainingRun,
   stop_signals,
 )
+from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage.summaries import TRAJECTORIES, TensorBoard
 
 # What a run's result does not depend on; it may differ when a run is resumed.
 _PRESENTATION = ("log_period", "save_path", "trace_graph")
@@ -139,7 +141,7 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
   path = pathlib.Path(values["save_path"])
   print(_opening(run, values))
   if run.changes or not run.is_finished:
-    checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
+    checkpoint.write_text(path / "flags.txt", flagfile.as_flagfile(values))
   if not run.is_finished:
     graph = _graph(run, values) if values["trace_graph"] else None
     with checkpoint.writing(path):

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import checkpoint, preprocess, seeds
+from l2l_tf import preprocess, seeds
 from l2l_tf.optimizers import KernelwiseLSTM, Optimizer, Partition
+from l2l_tf.storage import checkpoint
 
 _MAGNITUDES = np.logspace(-10, 10, 81)  # four per decade
 GRADIENTS = np.concatenate([-_MAGNITUDES[::-1], [0.0], _MAGNITUDES])

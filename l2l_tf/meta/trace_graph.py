@@ -8,9 +8,9 @@ import re
 
 import tensorflow as tf
 
-from l2l_tf import unroll as unroll_lib
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.meta_train import MetaTrainer
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
 

@@ -14,8 +14,8 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from l2l_tf import checkpoint, export
 from l2l_tf.optimizers import Optimizer
+from l2l_tf.storage import checkpoint, export
 
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".l2l.npz"

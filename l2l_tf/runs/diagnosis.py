@@ -1,6 +1,6 @@
 """What l2l-diagnose does, given its flags' values."""
 
-from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from l2l_tf import cards, checkpoint, plots
-from l2l_tf import diagnose as diagnose_lib
-from l2l_tf import findings as findings_lib
-from l2l_tf.diagnose import Response, Run
-from l2l_tf.findings import Finding
+from l2l_tf.evaluation import diagnose as diagnose_lib
+from l2l_tf.evaluation import findings as findings_lib
+from l2l_tf.evaluation import plots
+from l2l_tf.evaluation.diagnose import Response, Run
+from l2l_tf.evaluation.findings import Finding
 from l2l_tf.optimizers import Optimizer
+from l2l_tf.pretraining import cards
+from l2l_tf.storage import checkpoint
 
 
 def diagnose(values: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Several horizons of one task: an untuned optimizer against tuned baselines.
 
-The protocol of `evaluate`: everyone meets the same tasks and mini-batches, and rates
+The protocol of `protocol.py`: everyone meets the same tasks and mini-batches, and rates
 are selected on draws of another branch of the seed. One long run gives all horizons.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import cards, optimizers, seeds
-from l2l_tf.evaluate import Runner
+from l2l_tf import optimizers, seeds
+from l2l_tf.evaluation.protocol import Runner
+from l2l_tf.pretraining import cards
 from l2l_tf.problems import Problem
 
 # Three rates per decade. Momentum adds up ten steps, and its gradients have a size.
@@ -31,7 +32,7 @@ def final_loss(losses: np.ndarray, steps: int) -> float:
   One mini-batch's loss is noise; a tenth of them says where a run has come to.
 
   Args:
-    losses: [num_problems, num_steps + 1], from `evaluate.Curves`.
+    losses: [num_problems, num_steps + 1], from `protocol.Curves`.
     steps: at most num_steps.
 
   Returns:

@@ -1,17 +1,19 @@
 """What l2l-evaluate does, given its flags' values."""
 
-from l2l_tf.scripts import quiet  # noqa: F401 isort: skip
+from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2l_tf import cards, checkpoint, plots, presets, report
-from l2l_tf import evaluate as evaluate_lib
+from l2l_tf.evaluation import plots, report
+from l2l_tf.evaluation import protocol as evaluate_lib
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.scripts import launch
-from l2l_tf.summaries import LEARNING_CURVES, TensorBoard
+from l2l_tf.pretraining import cards
+from l2l_tf.runs import flagfile, presets
+from l2l_tf.storage import checkpoint
+from l2l_tf.storage.summaries import LEARNING_CURVES, TensorBoard
 
 
 def evaluate(values: Mapping[str, Any]) -> None:
@@ -24,7 +26,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
   path = directory(values)
   with checkpoint.writing(path):
     path.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(path / "flags.txt", launch.as_flagfile(values))
+    checkpoint.write_text(path / "flags.txt", flagfile.as_flagfile(values))
   curves = evaluate_lib.compare(
     problem,
     learned,

@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 
-from l2l_tf import seeds, unroll
-from l2l_tf.meta_gradients import TruncatedBPTT
-from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, RNNprop, blocks
+from l2l_tf import seeds
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, RNNprop, layout
 from l2l_tf.problems import Problem, digits_mlp
 
 SHAPES = [(3, 4), (5,), (), (2, 1, 3)]  # 24 coordinates
@@ -27,7 +28,7 @@ def lstm():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-  monkeypatch.setattr(blocks, "_SIZE", 7)  # 24 coordinates: 4 blocks
+  monkeypatch.setattr(layout, "_SIZE", 7)  # 24 coordinates: 4 blocks
 
 
 @given(
@@ -40,15 +41,15 @@ def small_blocks(monkeypatch):
 @settings(deadline=None, max_examples=50)
 def test_what_is_split_and_joined_is_the_same(shapes, count, types):
   given_tensors = [tf.cast(x, t) for x, t in zip(tensors(shapes), types)]
-  layout = blocks.Layout([tf.TensorSpec.from_tensor(x) for x in given_tensors], count)
-  parts = layout.split(given_tensors)
+  laid_out = layout.Layout([tf.TensorSpec.from_tensor(x) for x in given_tensors], count)
+  parts = laid_out.split(given_tensors)
   assert len(parts) == count
-  assert {x.shape[0] for x in parts} == {-(-layout.size // count)}
-  joined = layout.join(parts)
+  assert {x.shape[0] for x in parts} == {-(-laid_out.size // count)}
+  joined = laid_out.join(parts)
   for x, y in zip(given_tensors, joined, strict=True):
     assert x.dtype == y.dtype
     np.testing.assert_array_equal(x, y)
-  cut = layout.cut(tf.concat(parts, axis=0)[tf.newaxis])
+  cut = laid_out.cut(tf.concat(parts, axis=0)[tf.newaxis])
   assert [x.shape for x in cut] == [(1, math.prod(shape)) for shape in shapes]
 
 
@@ -56,7 +57,7 @@ def test_what_is_split_and_joined_is_the_same(shapes, count, types):
 @pytest.mark.parametrize("make", [lstm, lambda: RNNprop((4,), time_scales=(10,))])
 def test_steps_block_by_block_are_those_of_all_at_once(make):
   optimizer, params = make(), tensors(SHAPES)
-  blockwise = blocks.Blockwise(optimizer, optimizer, params, in_one_program=False)
+  blockwise = layout.Blockwise(optimizer, optimizer, params, in_one_program=False)
   state = optimizer.initial_state(params)
   assert blockwise.is_needed(state)
   states = blockwise.split(state)
@@ -76,7 +77,7 @@ def test_steps_block_by_block_are_those_of_all_at_once(make):
 @pytest.mark.usefixtures("small_blocks")
 def test_a_state_that_is_no_vector_s_is_left_whole():
   adam = Adam(0.1)
-  needed = lambda optimizer, params: blocks.Blockwise(
+  needed = lambda optimizer, params: layout.Blockwise(
     optimizer, optimizer, params, in_one_program=False
   ).is_needed(optimizer.initial_state(params))
   assert not needed(adam, tensors(SHAPES))
@@ -88,10 +89,10 @@ def test_a_state_that_is_no_vector_s_is_left_whole():
 
 
 def test_a_program_holds_few_blocks(monkeypatch):
-  monkeypatch.setattr(blocks, "_SIZE", 1)
+  monkeypatch.setattr(layout, "_SIZE", 1)
   optimizer, params = lstm(), tensors(SHAPES)
   count = lambda **kwargs: len(
-    blocks.Blockwise(optimizer, optimizer, params, **kwargs).split(
+    layout.Blockwise(optimizer, optimizer, params, **kwargs).split(
       optimizer.initial_state(params)
     )
   )
@@ -122,7 +123,7 @@ def test_a_window_is_the_same_whatever_the_blocks(monkeypatch, make_problem, mak
   observe = lambda carry, updates: [tf.reduce_sum(u) for u in updates]
   windows = []
   for size in (1 << 13, 500):  # of 1,510 coordinates
-    monkeypatch.setattr(blocks, "_SIZE", size)
+    monkeypatch.setattr(layout, "_SIZE", size)
     run = tf.function(
       lambda: TruncatedBPTT()(problem, optimizer, task, carry, tf.constant(6), observe),
       autograph=False,

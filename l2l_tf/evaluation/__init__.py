@@ -1,0 +1,1 @@
+"""How optimizers do: learning curves under one protocol, and what they show."""

@@ -1,0 +1,1 @@
+"""Meta-training: the inner loop, its gradients, and who trains whom."""

@@ -1,0 +1,1 @@
+"""The LSTM of the learned optimizers: its cell, network and back-propagation."""

@@ -1,0 +1,1 @@
+"""The optimizers that come with the package, and how they were made."""
