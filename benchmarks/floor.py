@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import devices
+from l2l_tf import cores
 
 _BLOCK = 128
 
@@ -29,7 +29,7 @@ class Epochs:
 def make(num_coordinates: int, num_steps: int, layers=(20, 20), num_features: int = 1):
   """Returns a function that does that work on all cores, and nothing else."""
   blocks = -(-num_coordinates // _BLOCK)
-  counts = [end - begin for begin, end in devices.shards(blocks, blocks)]
+  counts = [end - begin for begin, end in cores.shards(blocks, blocks)]
   sizes = list(zip([num_features, *layers], layers))
 
   @tf.function(jit_compile=True, autograph=False)

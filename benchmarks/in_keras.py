@@ -9,7 +9,7 @@ import memory
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import devices
+from l2l_tf import cores
 from l2l_tf.keras import LearnedOptimizer
 from l2l_tf.optimizers import CoordinatewiseLSTM
 
@@ -92,7 +92,7 @@ class Floor:
   version = _VERSION
 
   def __init__(self, num_parameters: int):
-    ends = [end for _, end in devices.shards(num_parameters, num_parameters)]
+    ends = [end for _, end in cores.shards(num_parameters, num_parameters)]
     sizes = np.diff([0, *ends])
     heights = [(80, 1 + 20), (80, 20 + 20), (1, 20)]  # rows and columns of the weights
     weights = [tf.constant(_normal(h, i)) for i, h in enumerate(heights)]

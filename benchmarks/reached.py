@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from l2l_tf import devices
+from l2l_tf import cores
 
 _FLOATS = 1 << 26  # 256 MiB
 _TRIALS = 5
@@ -22,7 +22,7 @@ def report(
     num_steps: of the epoch.
     layers: units of the LSTM's layers, which reads one feature.
   """
-  side = 8192 if devices.on_gpu() else 2048
+  side = 8192 if cores.on_gpu() else 2048
   a, x = tf.random.stateless_normal([side, side], [0, 0]), tf.ones([_FLOATS])
   product = tf.function(lambda: tf.matmul(a, a)[0, 0], autograph=False)
   addition = tf.function(lambda: (x + 1.0)[0], autograph=False)
@@ -37,7 +37,7 @@ def report(
     f" traffic {traffic:.0%} of the {bandwidth / 1e9:,.0f} GB/s of an addition to"
     " 256 MiB."
   )
-  if not devices.on_gpu():
+  if not cores.on_gpu():
     print("No GPU: these are the processor's, and a GPU's shares are open.")
 
 

@@ -90,10 +90,16 @@ class Concat:
 
 
 def is_elementwise(preprocess: Preprocess) -> bool:
-  """Whether each entry's features are known to depend on that entry alone."""
+  """Whether each entry's features are known to depend on that entry alone.
+
+  A function or class of the user's says so by an attribute, `is_elementwise = True`;
+  it then consists of operations that XLA can compile.
+  """
   if type(preprocess) is Concat:
     return all(map(is_elementwise, preprocess.parts))
-  return type(preprocess) in (Identity, Clamp, LogAndSign)
+  if type(preprocess) in (Identity, Clamp, LogAndSign):
+    return True
+  return getattr(preprocess, "is_elementwise", False) is True
 
 
 def _check_scale(function: Identity | Clamp) -> None:

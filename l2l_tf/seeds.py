@@ -12,7 +12,7 @@ import tensorflow as tf
 
 # First branch below a run's seed. Problems that select anything (a learning
 # rate, the best weights) are never those that train or those that are reported.
-WEIGHTS, TRAINING, VALIDATION, TUNING, EVALUATION = range(5)
+WEIGHTS, TRAINING, VALIDATION, TUNING, EVALUATION, ESTIMATION = range(6)
 
 _POSITIVE = 0x7FFFFFFF
 
@@ -26,13 +26,21 @@ def make(seed: int, *path: int | tf.Tensor) -> tf.Tensor:
 
 
 def fold_in(seed: tf.Tensor, branch: int | tf.Tensor) -> tf.Tensor:
-  """Returns the seed that the integer `branch` names below `seed`; shape [2]."""
+  """Returns the seed that the integer `branch` names below `seed`; shape [2].
+
+  Of several seeds, [N, 2], as many.
+  """
+  if seed.shape.rank == 2:
+    return tf.vectorized_map(lambda one: fold_in(one, branch), seed, warn=False)
   key = tf.random.fold_in(seed, tf.cast(branch, tf.int32))
   return tf.bitwise.bitwise_and(key, _POSITIVE)
 
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
-  """Returns `num` seeds below `seed`, each of shape [2]."""
+  """Returns `num` seeds below `seed`, each of shape [2], or [N, 2] like `seed`."""
+  if seed.shape.rank == 2:
+    below = tf.vectorized_map(lambda one: tf.stack(split(one, num)), seed, warn=False)
+    return tf.unstack(below, axis=1)
   keys = tf.bitwise.bitwise_and(tf.random.split(seed, num), _POSITIVE)
   return tf.unstack(keys)
 

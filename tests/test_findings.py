@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from l2l_tf.evaluation import diagnose, findings
 from l2l_tf.optimizers import (
+  COORDINATE,
   SGD,
   Adagrad,
   Adam,
@@ -18,7 +19,7 @@ from l2l_tf.optimizers import (
 class Rule(Optimizer):
   """Moves by a function of the gradient and the step, from 0."""
 
-  is_coordinatewise = True
+  coupling = COORDINATE
   config = {}
 
   def __init__(self, rule):

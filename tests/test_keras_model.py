@@ -336,7 +336,7 @@ def window(problem, meta_gradient):
   run = lambda: meta_gradient(
     problem, optimizer, task, carry, 3, lambda carry, updates: carry.loss
   )
-  found = tf.function(run, autograph=False)()
+  found, _ = tf.function(run, autograph=False)()
   return [*found.meta_gradient, found.observed]
 
 
@@ -444,7 +444,7 @@ def test_meta_gradients_go_through_constraints():
   @tf.function(autograph=False)
   def run():
     task, carry = unroll.start(problem, optimizer, seeds.make(0), second.evaluate)
-    found = second(problem, optimizer, task, carry, 3, lambda *_: ())
+    found, _ = second(problem, optimizer, task, carry, 3, lambda *_: ())
     return found.meta_loss, found.meta_gradient
 
   gradient, expected, size = run()[1], [], 1e-5

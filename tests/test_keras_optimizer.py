@@ -11,7 +11,18 @@ from test_optimizers import TABLE
 import l2l_tf
 from l2l_tf.keras import LearnedOptimizer
 from l2l_tf.meta import unroll
-from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Momentum
+from l2l_tf.optimizers import (
+  COORDINATE,
+  GRADIENTS,
+  LOSS,
+  PARAMETERS,
+  SGD,
+  TENSOR,
+  Adam,
+  CoordinatewiseLSTM,
+  Momentum,
+  Optimizer,
+)
 from l2l_tf.problems import Problem
 
 
@@ -445,6 +456,82 @@ def test_inputs_of_unknown_shape(layer, source):
     losses.append(model.fit(pipeline, epochs=3, verbose=0).history["loss"])
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
   assert losses[2][-1] < losses[2][0]
+
+
+# Optimizers that read parameters and the loss
+
+
+class Sized(Optimizer):
+  """Gradient descent at a rate of the loss, towards 0: -loss (g + 0.1 theta)."""
+
+  coupling = TENSOR
+  reads = {GRADIENTS, PARAMETERS, LOSS}
+  config = {}
+
+  def initial_state(self, params):
+    return [tf.zeros([]) for _ in params]  # a sum of losses for each tensor
+
+  def __call__(self, grads, state, params=None, loss=None):
+    updates = [-0.002 * loss * (g + 0.1 * p) for g, p in zip(grads, params)]
+    return updates, [s + loss for s in state]
+
+
+class SizedCoordinates(Sized):
+  coupling = COORDINATE
+
+  def initial_state(self, params):
+    return tf.zeros([])
+
+  def __call__(self, grads, state, params=None, loss=None):
+    updates, (state,) = super().__call__(grads, [state], params, loss)
+    return updates, state
+
+
+def own_loop(model, optimizer, epochs=2):
+  """The same batches as `fit`, in a loop that hands on the loss."""
+  losses = []
+  for i in [*range(0, 64, 16)] * epochs:
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean(tf.square(model(X[i : i + 16]) - Y[i : i + 16]))
+    variables = model.trainable_variables
+    optimizer.apply(tape.gradient(loss, variables), variables, loss=loss)
+    losses.append(float(loss))
+  return losses
+
+
+@pytest.mark.parametrize("make", [Sized, SizedCoordinates])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_loss_is_handed_on(sequential, make, jit_compile):
+  model, expected = sequential(), built(sequential())
+  adapter = LearnedOptimizer(make(), block_size=16)
+  fit(model, adapter, compile_options={"jit_compile": jit_compile})
+  losses = []
+  for i in [*range(0, 64, 16)] * 2:  # a derivation by hand
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean(tf.square(expected(X[i : i + 16]) - Y[i : i + 16]))
+    for g, v in zip(tape.gradient(loss, expected.trainable_variables),
+                    expected.trainable_variables):  # fmt: skip
+      v.assign_sub(0.002 * loss * (g + 0.1 * v))
+    losses.append(float(loss))
+  np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-3, atol=1e-5)
+  again = built(sequential())
+  assert own_loop(again, LearnedOptimizer(make())) == pytest.approx(losses, rel=1e-4)
+  state = [v.numpy() for v in adapter.variables if "state" in v.name]
+  np.testing.assert_allclose(state, sum(losses), rtol=1e-4)
+
+
+def test_a_loss_that_is_not_given_is_one_sentence(sequential):
+  model, optimizer = built(sequential()), LearnedOptimizer(Sized())
+  grads = [tf.ones(v.shape) for v in model.trainable_variables]
+  sentence = r"Sized reads the loss, and was not given it; pass apply\(.*loss=loss\)"
+  for _ in range(2):
+    with pytest.raises(ValueError, match=sentence):
+      optimizer.apply(grads, model.trainable_variables)
+    optimizer.apply(grads, model.trainable_variables, loss=tf.constant(1.0))
+  fit(model, LearnedOptimizer(Sized()), 1)
+  scaled = keras.optimizers.LossScaleOptimizer(LearnedOptimizer(Sized()))
+  with pytest.raises(ValueError, match="LossScaleOptimizer does not hand it on in fit"):
+    fit(sequential(dtype="mixed_float16"), scaled, 1)
 
 
 # Models and their optimizers

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf.meta.gradients import TruncatedBPTT, all_ones, last_only
+from l2l_tf.meta.gradients import RecordedBPTT, TruncatedBPTT, all_ones, last_only
 from l2l_tf.meta.unroll import start, static_unroll, step_seed, unroll
 from l2l_tf.optimizers import (
   SGD,
@@ -131,9 +131,8 @@ def meta_gradient_of(name, second_derivatives):
   def run(weights):
     task, carry = start(problem, optimizer, SEED)
     meta_gradient = TruncatedBPTT(lambda _: weights, second_derivatives)
-    return meta_gradient(
-      problem, optimizer, task, carry, LENGTH, _no_observation
-    ).meta_gradient
+    window, _ = meta_gradient(problem, optimizer, task, carry, LENGTH, _no_observation)
+    return window.meta_gradient
 
   return lambda w: flat(run(tf.constant(w, tf.float64)))
 
@@ -142,7 +141,7 @@ def window(problem, optimizer, meta_gradient, length=LENGTH):
   @tf.function(autograph=False)
   def run():
     task, carry = start(problem, optimizer, SEED)
-    return meta_gradient(problem, optimizer, task, carry, length, _no_observation)
+    return meta_gradient(problem, optimizer, task, carry, length, _no_observation)[0]
 
   return run()
 
@@ -199,8 +198,8 @@ def test_recorded_gradients_are_not_used_where_updates_are_projected():
   task, carry = start(problem, optimizer, SEED)
   arguments = problem, optimizer, task, carry, LENGTH, _no_observation
   expected = naive(problem, optimizer, LENGTH, stop_gradient=True).sum(axis=0)
-  given = flat(TruncatedBPTT()(*arguments).meta_gradient)
-  recorded = flat(TruncatedBPTT()._recorded(*arguments).meta_gradient)
+  given = flat(TruncatedBPTT()(*arguments)[0].meta_gradient)
+  recorded = flat(RecordedBPTT()(*arguments)[0].meta_gradient)
   np.testing.assert_allclose(given, expected, rtol=1e-8, atol=1e-12)
   assert np.linalg.norm(recorded - expected) > 0.1 * np.linalg.norm(expected)
 
@@ -243,7 +242,7 @@ def moves_given():
   def run(seed, second_derivatives):
     task, carry = start(problem, optimizer, seed)
     meta_gradient = TruncatedBPTT(lambda _: weights, second_derivatives)
-    window = meta_gradient(
+    window, _ = meta_gradient(
       problem, optimizer, task, carry, LENGTH, lambda c, _: c.grads
     )
     return window.meta_gradient[0], window.observed[0], task.constants[0]
@@ -294,7 +293,7 @@ def test_only_the_window_is_back_propagated(second_derivatives):
   meta_gradient = TruncatedBPTT(second_derivatives=second_derivatives)
   call = lambda task, carry: meta_gradient(
     problem, optimizer, task, carry, 2, _no_observation
-  )
+  )[0]
 
   @tf.function(autograph=False)
   def both_windows():
@@ -345,12 +344,12 @@ def test_weights_of_another_length_are_refused(weights):
   count, given = len(weights), TruncatedBPTT(weights)
   with pytest.raises(
     ValueError,
-    match=f"^TruncatedBPTT got {count} weights for a window of 2 steps; give one",
+    match=f"^The meta-objective has {count} weights for a window of 2 steps; give one",
   ):
     window(problem, optimizer, given, length=2)
   with pytest.raises(
     tf.errors.InvalidArgumentError,
-    match=f"TruncatedBPTT got {count} weights for a window of another length; give one",
+    match=f"has {count} weights for a window of another length; give one weight",
   ):
     run = tf.function(
       lambda length: (
@@ -358,7 +357,7 @@ def test_weights_of_another_length_are_refused(weights):
           given(
             problem, optimizer, *start(problem, optimizer, SEED), length, lambda *_: ()
           )
-        ).meta_loss
+        )[0].meta_loss
       ),
       autograph=False,
     )
@@ -372,7 +371,7 @@ def test_weights_fit_a_length_that_is_a_tensor():
     lambda length: (
       TruncatedBPTT(weights)(
         problem, optimizer, *start(problem, optimizer, SEED), length, lambda *_: ()
-      ).meta_gradient
+      )[0].meta_gradient
     ),
     autograph=False,
   )

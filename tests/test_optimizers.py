@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from l2l_tf import optimizers
 from l2l_tf.meta import unroll
-from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT
 from l2l_tf.optimizers import (
   SGD,
   Adagrad,
   Adam,
+  Blocked,
   CoordinatewiseLSTM,
   KernelwiseLSTM,
   Momentum,
@@ -58,6 +59,7 @@ TABLE = {
   "rnnprop with time": (lambda: RNNprop((2,), time_scales=(1, 10)), SHAPES),
   "kernelwise": (lambda: KernelwiseLSTM((3, 2), layers=(2,)), FILTERS),
   "partition": (partition, MIXED),
+  "blocked": (lambda: Blocked(CoordinatewiseLSTM((3, 2), "log_and_sign"), 4), SHAPES),
 }
 
 
@@ -172,7 +174,7 @@ def test_the_same_constructor_call_makes_the_same_optimizer(case):
   grads = normal(shapes)
   state = optimizer.initial_state(grads)
   assert_same(twin.initial_state(grads), state)
-  if not isinstance(optimizer, Partition):  # Its members are the very same objects.
+  if not isinstance(optimizer, (Blocked, Partition)):  # Those hold the very same ones.
     assert not {id(v) for v in twin.variables} & {id(v) for v in optimizer.variables}
   assert_same(twin(grads, state), optimizer(grads, state))
 
@@ -244,9 +246,8 @@ def test_parameters_of_several_types_have_one_meta_gradient(case, dtype):
   problem = Bowl(shapes, dtype)
   task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
   arguments = problem, optimizer, task, carry, 2, lambda carry, _: carry.params
-  first = TruncatedBPTT()
-  recorded, taped = first._recorded(*arguments), first._taped(*arguments)
-  second = TruncatedBPTT(second_derivatives=True)(*arguments)
+  ways = RecordedBPTT(), TapedBPTT(), TapedBPTT(second_derivatives=True)
+  recorded, taped, second = (way(*arguments)[0] for way in ways)
   assert [p.dtype for p in recorded.carry.params] == [p.dtype for p in carry.params]
   assert recorded.meta_loss.dtype == max(dtype, tf.float32, key=lambda kind: kind.size)
   for a, b, c in zip(*(w.meta_gradient for w in (recorded, taped, second))):

@@ -173,7 +173,7 @@ def test_second_derivatives_are_finite_where_the_gradient_is_zero():
   optimizer = randomize(RNNprop((3,)))
   task, carry = unroll.start(Flat(), optimizer, SEED, unroll.second_order)
   assert not np.any(carry.grads[1])
-  window = TruncatedBPTT(second_derivatives=True)(
+  window, _ = TruncatedBPTT(second_derivatives=True)(
     Flat(), optimizer, task, carry, 5, lambda *_: ()
   )
   for g in window.meta_gradient:

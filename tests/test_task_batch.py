@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_optimizers import TABLE
 
-from l2l_tf import devices, seeds
-from l2l_tf.meta import trainer as meta_train
-from l2l_tf.meta import unroll
+from l2l_tf import cores, seeds
+from l2l_tf.meta import execution, unroll
 from l2l_tf.meta.gradients import TruncatedBPTT
 from l2l_tf.meta.trainer import MetaTrainer
-from l2l_tf.optimizers import SGD, CoordinatewiseLSTM, Partition, Where
+from l2l_tf.optimizers import (
+  COORDINATE,
+  SGD,
+  CoordinatewiseLSTM,
+  Coupling,
+  Optimizer,
+  Partition,
+  Where,
+)
 from l2l_tf.problems import (
   Ensemble,
   Polynomial,
@@ -50,9 +58,8 @@ PROBLEMS = {
 def alone(problem, batch, params, constants, seed, m):
   """Task m's loss and gradient without the batch."""
   pick = lambda nest: tf.nest.map_structure(lambda x: x[m], nest)
-  own_constants, key = pick(constants)
-  step_seed = seeds.fold_in(seeds.fold_in(key, seed[0]), seed[1])
-  return unroll.second_order(problem, pick(params), own_constants, step_seed)
+  step_seed = seeds.split(seed, batch.num_tasks)[m]
+  return unroll.second_order(problem, pick(params), pick(constants), step_seed)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -83,7 +90,7 @@ def test_every_task_is_projected_as_it_is_alone():
   assert batch.is_constrained and not TaskBatch(Polynomial(4), 3).is_constrained
   params, constants = batch.init(SEED)
   projected = batch.project([params[0] + 0.5], constants)
-  expected = np.minimum(params[0] + 0.5, constants[0][0])
+  expected = np.minimum(params[0] + 0.5, constants[0])
   np.testing.assert_array_equal(projected[0], expected)
   assert np.any(expected != params[0] + 0.5)
 
@@ -91,21 +98,18 @@ def test_every_task_is_projected_as_it_is_alone():
 def test_a_meta_batch_of_projected_tasks_is_the_mean_over_the_tasks():
   optimizer = lstm()
   run = trainer(Bounded(4, 8), optimizer, meta_batch_size=3)
-  groups, carries, _ = run._start(0)
-  window, _ = run._windows(groups, carries, 3, lambda *_: ())
-  singles = []
-  for problem, task, params in single_tasks(run):
-    carry = unroll.begin(problem, optimizer, task, params)
-    arguments = problem, optimizer, task, carry, 3, lambda *_: ()
-    singles.append(TruncatedBPTT()(*arguments).meta_gradient)
-  for gradient, *each in zip(window.meta_gradient, *singles):
+  window, singles = together_and_alone(run, optimizer)
+  for gradient, *each in zip(window.meta_gradient, *(s.meta_gradient for s in singles)):
     np.testing.assert_allclose(gradient, np.mean(each, axis=0), rtol=1e-3, atol=1e-6)
 
 
 def test_tasks_start_differently_and_meet_different_mini_batches():
-  params, constants = TaskBatch(digits_mlp(), 2).init(SEED)
+  batch = TaskBatch(digits_mlp(), 2)
+  params, constants = batch.init(SEED)
   assert np.any(params[0][0] != params[0][1])
-  assert np.any(constants[1][0] != constants[1][1])
+  same = [tf.repeat(p[:1], 2, axis=0) for p in params]
+  first, second = batch.task_losses(same, constants, SEED)
+  assert first != second
 
 
 def test_parameters_have_the_tasks_as_their_first_axis():
@@ -149,18 +153,17 @@ def trainer(problem, optimizer, **flags):
   )
 
 
-def single_tasks(run):
-  """The tasks of a run's first episode, each by itself: problem, task, parameters."""
-  seed = seeds.make(0, seeds.TRAINING, 0)
-  if not run.optimizer.is_coordinatewise:
-    for key in seeds.split(seed, 3):
-      yield run.problem, *unroll.draw(run.problem, key)
-    return
-  task, params = unroll.draw(TaskBatch(run.problem, 3), seed)
-  for m in range(3):
-    cut = lambda nest, m=m: tf.nest.map_structure(lambda x: x[m : m + 1], nest)
-    own = unroll.Task(cut(task.constants), task.seed)
-    yield TaskBatch(run.problem, 1), own, cut(params)
+def together_and_alone(run, optimizer):
+  """The first window of three tasks, and that of each by itself."""
+  groups, running, carries, _, states = run._start(0)
+  observe = lambda *_: ()
+  window, _, _ = run._windows(groups, running, carries, states, SEED, 3, observe)
+  singles = []
+  for key in seeds.split(seeds.make(0, seeds.TRAINING, 0), 3):
+    task, carry = unroll.start(run.problem, optimizer, key)
+    single, _ = TruncatedBPTT()(run.problem, optimizer, task, carry, 3, observe)
+    singles.append(single)
+  return window, singles
 
 
 @pytest.mark.parametrize(
@@ -169,14 +172,8 @@ def single_tasks(run):
 def test_the_meta_gradient_is_the_mean_over_the_tasks(preprocess, num_groups):
   optimizer = lstm(preprocess)
   run = trainer(Polynomial(4, 8), optimizer, meta_batch_size=3)
-  groups, carries, _ = run._start(0)
-  assert len(groups) == num_groups  # One call for all, or a loop where that is wrong.
-  window, _ = run._windows(groups, carries, 3, lambda *_: ())
-  singles = []
-  for problem, task, params in single_tasks(run):
-    carry = unroll.begin(problem, optimizer, task, params)
-    meta_gradient = TruncatedBPTT()
-    singles.append(meta_gradient(problem, optimizer, task, carry, 3, lambda *_: ()))
+  assert len(run._start(0)[0]) == num_groups  # One call for all, or one for each.
+  window, singles = together_and_alone(run, optimizer)
   for i, gradient in enumerate(window.meta_gradient):
     mean = np.mean([s.meta_gradient[i] for s in singles], axis=0)
     np.testing.assert_allclose(gradient, mean, rtol=1e-3, atol=1e-6)
@@ -188,8 +185,8 @@ def test_the_meta_gradient_is_the_mean_over_the_tasks(preprocess, num_groups):
 def test_groups_side_by_side_compute_what_one_group_does(monkeypatch, meta_batch_size):
   metrics, weights = [], []
   for most in (1, 2):
-    monkeypatch.setattr(devices, "num_shards", lambda most=most: most)
-    monkeypatch.setattr(meta_train, "_MIN_GROUP", 1)
+    monkeypatch.setattr(cores, "num_shards", lambda most=most: most)
+    monkeypatch.setattr(execution, "_MIN_GROUP", 1)
     optimizer = lstm()
     run = trainer(Quadratic(5, 3), optimizer, meta_batch_size=meta_batch_size)
     assert len(run._start(0)[0]) == most
@@ -206,7 +203,7 @@ def test_a_subclass_with_a_loss_of_its_own_is_not_split(monkeypatch):
     def __call__(self, params, constants, seed):
       return tf.reduce_mean(self.task_losses(params, constants, seed))
 
-  monkeypatch.setattr(devices, "num_shards", lambda: 2)
+  monkeypatch.setattr(cores, "num_shards", lambda: 2)
   runs = [trainer(make(128, 10), lstm()) for make in (Quadratic, Mean)]
   assert [len(run._start(0)[0]) for run in runs] == [2, 1]
   one, two = (run.train_episode(0)["losses"] for run in runs)
@@ -225,8 +222,8 @@ def test_a_loss_that_is_no_scalar_is_refused():
 def test_diagnostics_weigh_the_groups_by_their_coordinates(monkeypatch):
   saturation = []
   for most in (1, 2):
-    monkeypatch.setattr(devices, "num_shards", lambda most=most: most)
-    monkeypatch.setattr(meta_train, "_MIN_GROUP", 1)
+    monkeypatch.setattr(cores, "num_shards", lambda most=most: most)
+    monkeypatch.setattr(execution, "_MIN_GROUP", 1)
     optimizer = lstm()
     for v in optimizer.trainable_variables:
       v.assign(10.0 * v)
@@ -243,7 +240,7 @@ def test_a_meta_batch_is_not_compiled_as_a_whole():
 
 
 def test_few_coordinates_stay_in_one_group(monkeypatch):
-  monkeypatch.setattr(devices, "num_shards", lambda: 8)
+  monkeypatch.setattr(cores, "num_shards", lambda: 8)
   assert len(trainer(Quadratic(8, 3), lstm())._start(0)[0]) == 1
   assert len(trainer(Quadratic(128, 10), lstm())._start(0)[0]) == 5
 
@@ -268,3 +265,88 @@ def test_losses_and_sizes_are_per_task():
 def test_a_meta_batch_without_tasks_is_an_error():
   with pytest.raises(ValueError, match="meta_batch_size=0 must be at least 1"):
     trainer(Polynomial(), lstm(), meta_batch_size=0)
+
+
+# A task is named by its seed alone
+
+
+def trained(make, problem, **flags):
+  return trainer(problem, make(), **flags).train_episode(0)["losses"]
+
+
+class Fixed(Optimizer):
+  """Gradient descent, with a weight that meta-training cannot move."""
+
+  def __init__(self, coupling):
+    super().__init__()
+    self.coupling, self.unused = coupling, tf.Variable(0.0)
+
+  @property
+  def config(self):
+    return {}
+
+  def initial_state(self, params):
+    return ()
+
+  def __call__(self, grads, state, params=None, loss=None):
+    return [-0.1 * g + 0.0 * self.unused for g in grads], state
+
+
+PROBLEMS_OF_TASKS = {
+  "quadratics": lambda: Quadratic(2, 3),
+  "polynomials": lambda: Polynomial(4, 8),
+  "digits": digits_mlp,
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS_OF_TASKS)
+@pytest.mark.parametrize("meta_batch_size", [1, 4])
+def test_the_tasks_do_not_depend_on_how_they_are_run(
+  monkeypatch, name, meta_batch_size
+):
+  problem = PROBLEMS_OF_TASKS[name]()
+  partition = lambda: Partition([(Where(), Fixed(COORDINATE))], problem.parameters())
+  makers = [lambda c=c: Fixed(c) for c in Coupling] + [partition]
+  curves = []
+  for num_shards in (1, 2):
+    monkeypatch.setattr(cores, "num_shards", lambda n=num_shards: n)
+    monkeypatch.setattr(execution, "_MIN_GROUP", 1)
+    curves += [trained(m, problem, meta_batch_size=meta_batch_size) for m in makers]
+  for curve in curves[1:]:
+    np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_optimizer_meets_the_tasks_that_the_keys_name(name):
+  make, shapes = TABLE[name]
+  problem, optimizer = Recorded(shapes), make()
+  keys = seeds.split(SEED, 3)
+  groups = execution.groups(problem, optimizer, keys)
+  first = sum(
+    float(unroll.begin(p, optimizer, task, params).loss) for p, task, params in groups
+  )
+  alone = [float(unroll.start(problem, optimizer, key)[1].loss) for key in keys]
+  assert first == pytest.approx(sum(alone), rel=1e-5)
+
+
+class Recorded(Problem):
+  """Parameters of given shapes, and a loss that draws at every step."""
+
+  def __init__(self, shapes):
+    self._shapes = shapes
+
+  def init(self, seed):
+    keys = seeds.split(seed, len(self._shapes))
+    return [seeds.normal(shape, key) for shape, key in zip(self._shapes, keys)], []
+
+  def __call__(self, params, constants, seed):
+    noise = seeds.normal([], seed)
+    return tf.add_n([tf.reduce_sum(tf.square(p - noise)) for p in params])
+
+
+def test_groups_share_the_cores_that_there_are(monkeypatch):
+  monkeypatch.setattr(cores, "available", lambda: 4)
+  found = []
+  execution.side_by_side(lambda x: found.append(cores.num_shards()) or x, [(1,), (2,)])
+  execution.side_by_side(lambda x: found.append(cores.num_shards()) or x, [(1,)])
+  assert found == [2, 2, 4] or found == [2, 4]

@@ -5,7 +5,7 @@ import collections
 import pytest
 import tensorflow as tf
 
-from l2l_tf import devices
+from l2l_tf import cores
 from l2l_tf.meta.trace_graph import trace_graph
 from l2l_tf.optimizers import CoordinatewiseLSTM
 from l2l_tf.problems import Polynomial, Quadratic
@@ -124,7 +124,7 @@ def test_tracing_trains_nothing():
 
 
 def test_independent_tasks_are_drawn_as_one_graph(monkeypatch):
-  monkeypatch.setattr(devices, "num_shards", lambda: 2)
+  monkeypatch.setattr(cores, "num_shards", lambda: 2)
   graph = trace_graph(Quadratic(128, 10), CoordinatewiseLSTM((2,)), unroll_length=1)
   scopes = {node.name.split("/")[1] for node in graph.node if "step_0/" in node.name}
   assert "optimizer" in scopes and "optimizer_1" not in scopes

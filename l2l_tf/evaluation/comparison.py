@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from l2l_tf import optimizers, seeds
 from l2l_tf.evaluation.protocol import Runner
+from l2l_tf.meta import execution
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import Problem
 
@@ -113,5 +114,5 @@ class Trial:
     ]
 
   def _runner(self, optimizer) -> Runner:
-    jit_compile = self._problem.jit_compile and optimizer.jit_compile
+    jit_compile = execution.compiles_loop(self._problem, optimizer)
     return Runner(self._problem, optimizer, max(self.horizons), jit_compile)

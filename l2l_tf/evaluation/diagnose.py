@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf import preprocess, seeds
-from l2l_tf.optimizers import KernelwiseLSTM, Optimizer, Partition
+from l2l_tf.optimizers import COORDINATE, KernelwiseLSTM, Optimizer, Partition
 from l2l_tf.storage import checkpoint
 
 _MAGNITUDES = np.logspace(-10, 10, 81)  # four per decade
@@ -160,7 +160,7 @@ class _Player:
       )
     self._optimizer = optimizer
     self._run = tf.function(self._uncompiled_run, autograph=False)
-    self._axes, self._together = (), optimizer.is_coordinatewise
+    self._axes, self._together = (), optimizer.coupling == COORDINATE
     if isinstance(optimizer, KernelwiseLSTM):
       self._axes = (*optimizer.config["kernel_shape"], 1)
       self._together = preprocess.is_elementwise(optimizer.config["preprocess"])

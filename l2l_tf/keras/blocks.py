@@ -1,19 +1,19 @@
-"""How an optimizer runs on the variables of a model: in blocks, each one call.
+"""How an optimizer runs on the variables of a model.
 
-An optimizer whose coordinates are independent does not care which tensor holds
-them. All tensors are then laid end to end and cut into equal blocks: a model of
-many small layers costs no more calls than one of few large ones, and a step's
-temporary memory is that of one block. Any other optimizer sees all tensors as they
-are, in one call.
+One whose coordinates are independent runs as `Blocked`; any other one sees all tensors
+as they are, in one call, as if they were one block. On top, a step is taken only where
+the gradients are finite, variables without a gradient keep their state, and the state
+may be kept in another type.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf.optimizers import Optimizer
+from l2l_tf.meta import execution
+from l2l_tf.optimizers import COORDINATE, PARAMETERS, Blocked, Optimizer
 from l2l_tf.optimizers.layout import Layout, flatten
 
 
@@ -39,43 +39,40 @@ class Blocks:
     """
     self._optimizer = optimizer
     self._specs = list(specs)
-    total = sum(spec.shape.num_elements() for spec in specs)
-    is_cut = optimizer.is_coordinatewise and block_size and total
-    count = -(-total // block_size) if is_cut else 1
-    self._layout = Layout(specs, count)
+    self._is_cut = optimizer.coupling == COORDINATE
+    self._running = Blocked(optimizer, block_size) if self._is_cut else optimizer
     self._state_dtype = state_dtype
-    self._state_spec: Any = None  # of one block, as the optimizer makes it
     # Compiled once for all blocks, which are alike.
     self._advance = tf.function(
-      self._advance_block, jit_compile=optimizer.jit_compile, autograph=False
+      self._advance_block, jit_compile=execution.compiles(optimizer), autograph=False
     )
+    state = self._states_of(self._running.initial_state(self._zeros()))[0]
+    self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, state)
 
-  def initial_states(self) -> Iterator[list[tf.Tensor]]:
-    """Yields each block's initial state, flat, in the types in which it is kept.
+  @property
+  def num_leaves(self) -> int:
+    """Tensors in the state of one block."""
+    return len(tf.nest.flatten(self._state_spec))
+
+  def initial_states(self) -> list[list[tf.Tensor]]:
+    """Returns each block's initial state, flat, in the types in which it is kept.
 
     It is made from shapes and types alone: a model that is built while its first step
     is traced has variables, but no values in them yet.
     """
-    for block in self._split(self._filled([None] * len(self._specs))):
-      state = self._optimizer.initial_state(block)
-      self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, state)
-      yield self._pack(state)
-
-  @property
-  def num_leaves(self) -> int:
-    """Tensors in the state of one block, after `initial_states`."""
-    return len(tf.nest.flatten(self._state_spec))
+    states = self._states_of(self._running.initial_state(self._zeros()))
+    return [self._pack(state) for state in states]
 
   def joined(self, states: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Returns the state as if there were one block: arrays [..., all coordinates]."""
-    join = lambda parts: np.concatenate(parts, -1)[..., : self._layout.size]
-    if not self._optimizer.is_coordinatewise:
+    if not self._is_cut:
       return list(states[0])
+    join = lambda parts: np.concatenate(parts, -1)[..., : self._layout.size]
     return [join(x) if x[0].ndim else x[0] for x in zip(*states, strict=True)]
 
   def cut(self, leaves: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     """Returns the state of each block: the inverse of `joined`, padded with zeros."""
-    if not self._optimizer.is_coordinatewise:
+    if not self._is_cut:
       return [list(leaves)]
     count, padding = self._layout.count, [(0, self._layout.padding)]
     pad = lambda x: np.pad(x, [(0, 0)] * (x.ndim - 1) + padding)
@@ -87,6 +84,7 @@ class Blocks:
     grads: Sequence[tf.Tensor | None],
     states: Sequence[Sequence[tf.Variable]],
     params: Sequence[tf.Tensor],
+    loss: tf.Tensor | None,
     condition: tf.Tensor,
   ) -> list[tf.Tensor]:
     """Takes one step if `condition` holds.
@@ -96,22 +94,25 @@ class Blocks:
         state of a coordinate-wise optimizer stays; another one reads zeros.
       states: holds each block's state, and after the step the next one.
       params: the variables' values.
+      loss: scalar, for an optimizer that reads it.
       condition: scalar; without it nothing changes, and all updates are zero.
 
     Returns:
       The update of every variable.
     """
-    needs_params = not self._optimizer.reads_gradients_alone
-    params = self._split(params) if needs_params else [None] * self._layout.count
-    blocks = zip(self._split(self._filled(grads)), states, params, self._moving(grads))
-    updates = []
-    for grad, state, param, moving in blocks:
+    moving, filled = self._moving(grads), self._filled(grads)
+
+    def advance(i, grads, state, params, loss):
       values = [tf.convert_to_tensor(variable) for variable in state]
-      update, values = self._advance(grad, values, param, moving, condition)
+      update, values = self._advance(grads, values, params, loss, moving[i], condition)
       for variable, value in zip(state, values, strict=True):
         variable.assign(value)
-      updates.append(update)
-    return self._join(updates)
+      return update, state
+
+    if self._is_cut:
+      return self._running.step(advance, filled, states, params, loss)[0]
+    params = list(params) if PARAMETERS in self._optimizer.reads else None
+    return advance(0, filled, states[0], params, loss)[0]
 
   def diagnostics(
     self,
@@ -130,7 +131,7 @@ class Blocks:
       Scalars by "<group>/<name>", or by "<name>" of all variables together.
     """
     grads = self._filled(grads)
-    if not self._optimizer.is_coordinatewise:
+    if not self._is_cut:
       return self._optimizer.diagnostics(grads, self._unpack(states[0]))
     leaves = [self._per_variable(blocks) for blocks in zip(*states)]
     found = {}
@@ -141,11 +142,21 @@ class Blocks:
       found |= {f"{group}/{name}": value for name, value in values.items()}
     return found
 
+  @property
+  def _layout(self) -> Layout:
+    return self._running.layout(self._specs)
+
+  def _states_of(self, state: Any) -> list[Any]:
+    return state if self._is_cut else [state]
+
   def _per_variable(self, blocks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Cuts one part of the state, given by block, into those of the variables."""
     if not blocks[0].shape.rank:
       return [blocks[0]] * len(self._specs)
     return self._layout.cut(tf.concat(blocks, axis=-1))
+
+  def _zeros(self) -> list[tf.Tensor]:
+    return [tf.zeros(spec.shape, spec.dtype) for spec in self._specs]
 
   def _filled(self, grads) -> list[tf.Tensor]:
     zeros = lambda spec: tf.zeros(spec.shape, spec.dtype)
@@ -153,29 +164,35 @@ class Blocks:
 
   def _moving(self, grads) -> list[tf.Tensor | None]:
     """Which coordinates of each block have a gradient; None where all do."""
-    if not self._optimizer.is_coordinatewise or all(g is not None for g in grads):
+    if not self._is_cut:
+      return [None]
+    if all(g is not None for g in grads):
       return [None] * self._layout.count
     ones = [tf.fill(s.shape, float(g is not None)) for g, s in zip(grads, self._specs)]
-    return [tf.cast(block, tf.bool) for (block,) in self._split(ones)]
+    return [tf.cast(block, tf.bool) for block in self._layout.split(ones)]
 
-  def _advance_block(self, grads, packed, params, moving, condition):
+  def _advance_block(self, grads, packed, params, loss, moving, condition):
     # Under a condition of its own: XLA then finishes a block before it begins the next
     # and moves the state in place. Otherwise it holds all blocks' temporaries at once.
     return tf.cond(
       condition,
-      lambda: self._advanced(grads, packed, params, moving),
-      lambda: ([tf.zeros_like(g) for g in grads], packed),
+      lambda: self._advanced(grads, packed, params, loss, moving),
+      lambda: (tf.nest.map_structure(tf.zeros_like, grads), packed),
     )
 
-  def _advanced(self, grads, packed, params, moving):
-    updates, state = self._optimizer(grads, self._unpack(packed), params=params)
+  def _advanced(self, grads, packed, params, loss, moving):
+    one = lambda x: x if x is None or isinstance(x, list) else [x]
+    updates, state = self._optimizer(
+      one(grads), self._unpack(packed), params=one(params), loss=loss
+    )
+    updates = [tf.cast(u, g.dtype) for u, g in zip(updates, one(grads))]
     next_packed = self._pack(state)
     if moving is not None:  # A state has its coordinates along the last axis.
       next_packed = [
         tf.where(moving, new, old) if new.shape.rank else new
         for new, old in zip(next_packed, packed)
       ]
-    return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_packed
+    return updates if isinstance(grads, list) else updates[0], next_packed
 
   def _pack(self, state: Any) -> list[tf.Tensor]:
     leaves = tf.nest.flatten(state)
@@ -187,16 +204,6 @@ class Blocks:
     specs = tf.nest.flatten(self._state_spec)
     leaves = [tf.cast(x, spec.dtype) for x, spec in zip(packed, specs)]
     return tf.nest.pack_sequence_as(self._state_spec, leaves)
-
-  def _split(self, tensors: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
-    if not self._optimizer.is_coordinatewise:
-      return [list(tensors)]
-    return [[block] for block in self._layout.split(tensors)]
-
-  def _join(self, blocks: list[list[tf.Tensor]]) -> list[tf.Tensor]:
-    if not self._optimizer.is_coordinatewise:
-      return blocks[0]
-    return self._layout.join([block for (block,) in blocks])
 
 
 def _together(parts: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from l2l_tf.keras import gradients, saved_state, transfer
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.keras.saved_state import SavedState, path_of
-from l2l_tf.optimizers import Optimizer
+from l2l_tf.optimizers import COORDINATE, LOSS, Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.storage import export
 
@@ -125,6 +125,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     self._state_dtype = state_dtype
     self._pending: _Pending | None = None  # loaded before it was built
     self._observers: weakref.WeakSet = weakref.WeakSet()
+    self._loss: tf.Tensor | None = None  # of the step that is being taken
     self._known_skips = 0  # of which `check_gradients` says nothing any more
 
   @property
@@ -173,22 +174,47 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       if self._pending is not None:
         self._load_pending(num_own)
 
-  def apply(self, grads, trainable_variables=None) -> None:
+  def scale_loss(self, loss):
+    """Notes the loss, which Keras hands to its optimizer in every step of `fit`."""
+    self._loss = loss
+    return super().scale_loss(loss)
+
+  def apply_gradients(self, grads_and_vars, loss=None):
+    """Takes one step as `apply` does, given pairs; returns the iterations."""
+    grads, trainable_variables = zip(*grads_and_vars)
+    self.apply(grads, trainable_variables, loss=loss)
+    return self._iterations
+
+  def apply(self, grads, trainable_variables=None, *, loss=None) -> None:
     """Takes one step, as every Keras optimizer does.
 
     Args:
       grads: a gradient, or None, for each variable.
       trainable_variables: Keras's or TensorFlow's variables, by default those that it
         was built for. The gradients of one that is listed more than once are summed.
+      loss: scalar, in a loop of one's own, for an optimizer that reads it; `fit` hands
+        it on by itself.
 
     Raises:
-      ValueError: if a gradient does not have its variable's shape.
+      ValueError: if a gradient does not have its variable's shape, or the optimizer
+        reads the loss and is not given it.
     """
     if trainable_variables is not None:
       grads, trainable_variables = gradients.summed(
         grads, trainable_variables, self._var_key
       )
-    super().apply(grads, trainable_variables)
+    self._loss = self._loss if loss is None else loss
+    if LOSS in self._optimizer.reads and self._loss is None:
+      raise ValueError(
+        f"{type(self._optimizer).__name__} reads the loss, and was not given it; pass"
+        " apply(grads, variables, loss=loss) in a loop of your own. Under mixed_float16"
+        " Keras's LossScaleOptimizer does not hand it on in fit: use mixed_bfloat16, or"
+        " declare what the optimizer reads, as in reads = {GRADIENTS}."
+      )
+    try:
+      super().apply(grads, trainable_variables)
+    finally:
+      self._loss = None  # It belongs to this step, and to the graph that is traced.
 
   def check_gradients(self) -> None:
     """Raises, where that is wished, for steps skipped since it was called last.
@@ -261,6 +287,17 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   def _apply_weight_decay(self, variables) -> None:
     """Leaves it to `_move`, which knows whether the gradients are finite."""
 
+  def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    if LOSS not in self._optimizer.reads:
+      loss = None
+    elif context := tf.distribute.get_replica_context():
+      # Summed as gradients are: each replica's loss is divided by their number.
+      loss = context.all_reduce(tf.distribute.ReduceOp.SUM, self._loss)
+    else:
+      loss = tf.convert_to_tensor(self._loss)
+    learning_rate = learning_rate, loss  # what Keras passes on unseen
+    super()._backend_update_step(grads, trainable_variables, learning_rate)
+
   def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
     # Keras calls `update_step` for each variable. Here one call moves all of them,
     # on each device that holds the first, with that device's copies.
@@ -274,12 +311,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         dict(zip(indices, grads)),
         tf.nest.map_structure(lambda v: v.value, self._states),
         self._skipped.value,
-        learning_rate,
+        *learning_rate,
       ),
       group=False,
     )
 
-  def _move(self, variables, grads, states, skipped, learning_rate) -> None:
+  def _move(self, variables, grads, states, skipped, learning_rate, loss) -> None:
     """Moves those of `variables` that have an entry, by index, in `grads`."""
     grads = {
       i: self._checked(i, gradients.dense(g, variables[i])) for i, g in grads.items()
@@ -293,7 +330,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     held = None
     if self._observers:
       held = [[tf.convert_to_tensor(v) for v in state] for state in states]
-    updates = self._blocks.step(every, states, params, is_finite)
+    updates = self._blocks.step(every, states, params, loss, is_finite)
     updates = [tf.cast(learning_rate, u.dtype) * u for u in updates]
     for i in grads:
       variables[i].assign_add(updates[i])
@@ -348,7 +385,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
   def _read(self, store) -> SavedState:
     num_leaves = None
-    if self._optimizer.is_coordinatewise:
+    if self._optimizer.coupling == COORDINATE:
       state = self._optimizer.initial_state([tf.zeros([1])])
       num_leaves = len(tf.nest.flatten(state))
     has_rate = isinstance(self._learning_rate, keras.Variable)
@@ -379,7 +416,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     """Returns `fresh` with all of `loaded` that fits, and sentences on the rest."""
     # Keras begins a moving average in the first step, which a restored run is past.
     begun = fresh._replace(slots=fresh.slots | self._begun_averages())
-    is_coordinatewise = self._optimizer.is_coordinatewise
+    is_coordinatewise = self._optimizer.coupling == COORDINATE
     restored, problems = transfer.merged(begun, loaded, is_coordinatewise)
     return fresh if restored is begun else restored, problems
 

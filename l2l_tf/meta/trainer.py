@@ -9,13 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf import devices, dtypes, seeds
+from l2l_tf import dtypes, seeds
+from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
-from l2l_tf.meta.gradients import TruncatedBPTT, Window
+from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT, Window
+from l2l_tf.meta.objective import MetaObjective, all_ones
 from l2l_tf.optimizers import Adam, Optimizer
-from l2l_tf.problems import Problem, TaskBatch
-
-_MIN_GROUP = 256  # coordinates; fewer do not repay a compiled call of their own
+from l2l_tf.problems import Problem
 
 
 class MetaTrainer(tf.Module):
@@ -36,7 +36,7 @@ class MetaTrainer(tf.Module):
     problem: Problem,
     optimizer: Optimizer,
     meta_optimizer: Optimizer | None = None,
-    meta_gradient: TruncatedBPTT = TruncatedBPTT(),  # noqa: B008
+    meta_gradient: MetaGradient = TruncatedBPTT(),  # noqa: B008
     num_steps: int = 100,
     unroll_length: int = 20,
     clip_norm: float = float("inf"),
@@ -44,8 +44,9 @@ class MetaTrainer(tf.Module):
     jit_compile: bool = False,
     meta_batch_size: int = 1,
     relative_loss: bool = False,
+    objective: MetaObjective | None = None,
   ):
-    """Initializes the meta-optimizer's state.
+    """Initializes the meta-optimizer's state, and the meta-gradient's.
 
     Args:
       problem: the distribution of tasks.
@@ -62,6 +63,8 @@ class MetaTrainer(tf.Module):
       meta_batch_size: tasks drawn per episode; the meta-loss is their mean.
       relative_loss: whether a window's meta-loss is divided by the loss where the
         window starts; then tasks of any unit, and late windows, count alike.
+      objective: the meta-loss and its clipping in one object, in place of `clip_norm`,
+        `relative_loss` and the weights of `TruncatedBPTT`.
 
     Raises:
       ValueError: for sizes that are not positive, lengths that are not multiples, or
@@ -76,8 +79,6 @@ class MetaTrainer(tf.Module):
         f"jit_compile=True with meta_batch_size={meta_batch_size} would compile anew in"
         " every episode; leave one of them out."
       )
-    if not clip_norm > 0:
-      raise ValueError(f"clip_norm={clip_norm} must be positive; inf turns it off.")
     if not optimizer.trainable_variables:
       raise ValueError(
         f"{type(optimizer).__name__} has no weights to meta-train; give a learned"
@@ -92,13 +93,16 @@ class MetaTrainer(tf.Module):
     self.seed = seed
     self.num_traces = 0
     self._meta_batch_size = meta_batch_size
-    self._relative_loss = relative_loss
-    self._clip_norm = clip_norm
+    self.objective = _objective(objective, meta_gradient, relative_loss, clip_norm)
     self._jit_compile = jit_compile
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
     self._meta_state = self.meta_optimizer.initial_state(phi)
     self.meta_state_variables = [
       tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._meta_state)
+    ]
+    self._estimator_states = self._initial_estimator_states()
+    self.estimator_state_variables = [
+      tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._estimator_states)
     ]
     self._compiled = tf.function(
       self._episode, autograph=False, jit_compile=jit_compile
@@ -134,62 +138,82 @@ class MetaTrainer(tf.Module):
     """Returns the graph of an episode's first window; nothing is run."""
 
     def window():
-      groups, carries, meta_state = self._start(0, most_groups=1)
-      window, _ = self._windows(groups, carries, self.unroll_length, lambda *_: ())
+      groups, optimizer, carries, meta_state, states = self._start(0, most_groups=1)
+      seed = self._estimation_seed(0)
+      length = self.unroll_length
+      window, _, _ = self._windows(
+        groups, optimizer, carries, states, seed, length, lambda *_: ()
+      )
       self._update(window, meta_state)
       return window.meta_loss
 
     return tf.function(window, autograph=False).get_concrete_function().graph
 
+  def _initial_estimator_states(self) -> list[Any]:
+    """Returns the meta-gradient's state for every group of tasks."""
+    seed = seeds.make(self.seed, seeds.ESTIMATION)
+    init = lambda key: self.meta_gradient.init(self.problem, self.optimizer, key)
+    is_one_group = self._meta_batch_size == 1 or execution.stacks(self.optimizer)
+    if is_one_group:
+      return [init(seed)]
+    return [init(key) for key in seeds.split(seed, self._meta_batch_size)]
+
+  def _estimation_seed(self, episode):
+    return seeds.make(self.seed, seeds.ESTIMATION, episode)
+
   def _start(self, episode, most_groups=None):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
-    groups, carries = [], []
-    for problem, task, params in self._draw(seed, most_groups):
-      evaluate = self.meta_gradient.evaluate
-      carry = unroll_lib.begin(problem, self.optimizer, task, params, evaluate)
-      groups.append((problem, task))
-      carries.append(carry)
-    with tf.name_scope("meta_optimizer/"):
-      values = [v.read_value() for v in self.meta_state_variables]
-      meta_state = tf.nest.pack_sequence_as(self._meta_state, values)
-    return groups, carries, meta_state
-
-  def _draw(self, seed, most_groups):
-    """Draws the episode's tasks, in groups that can run side by side."""
-    problem, size = self.problem, self._meta_batch_size
-    if not self.optimizer.is_coordinatewise:
+      # A task is named by its key alone, however the tasks are run.
+      size = self._meta_batch_size
       keys = seeds.split(seed, size) if size > 1 else [seed]
-      return [(problem, *unroll_lib.draw(problem, key)) for key in keys]
-    if size > 1:
-      problem = TaskBatch(problem, size)
-    drawn = unroll_lib.draw(problem, seed)
-    most = 1 if self._jit_compile else most_groups  # One program, one core.
-    return [(problem, *group) for group in _split(problem, *drawn, most)]
+    if self._jit_compile or self.estimator_state_variables:
+      most_groups = 1  # One program, one core; one state, one group.
+    groups = execution.groups(self.problem, self.optimizer, keys, most_groups)
+    problem, _, params = groups[0]
+    arrange = self.meta_gradient.arranged
+    optimizer = arrange(problem, self.optimizer, params, self._jit_compile)
+    evaluate = self.meta_gradient.evaluate
+    carries = [unroll_lib.begin(p, optimizer, t, x, evaluate) for p, t, x in groups]
+    with tf.name_scope("meta_optimizer/"):
+      meta_state = _read(self._meta_state, self.meta_state_variables)
+    states = _read(self._estimator_states, self.estimator_state_variables)
+    if not self.estimator_state_variables:
+      states = [()] * len(groups)
+    return groups, optimizer, carries, meta_state, states
 
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
-    groups, carries, meta_state = self._start(episode)
+    groups, optimizer, carries, meta_state, states = self._start(episode)
+    seed = self._estimation_seed(episode)
     first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
     dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
     specs = [(dtype, []), (dtype, []), (tf.bool, [])] + [(dtype, curve)] * 3
     records = [tf.TensorArray(d, num_windows, element_shape=s) for d, s in specs]
 
-    def body(i, carries, meta_state, records):
-      values, carries, meta_state = self._window(groups, carries, meta_state, length)
+    def body(i, carries, meta_state, states, records):
+      window_seed = seeds.fold_in(seed, i)
+      first_losses = [c.loss for c in carries]
+      window, carries, states = self._windows(
+        groups, optimizer, carries, states, window_seed, length, _observe
+      )
+      values, meta_state = self._learn(window, first_losses, carries, meta_state)
       records = [r.write(i, x) for r, x in zip(records, values)]
-      return i + 1, carries, meta_state, records
+      return i + 1, carries, meta_state, states, records
 
-    _, carries, meta_state, records = tf.while_loop(
+    _, carries, meta_state, states, records = tf.while_loop(
       lambda i, *_: i < num_windows,
       body,
-      (tf.zeros([], tf.int32), carries, meta_state, records),
+      (tf.zeros([], tf.int32), carries, meta_state, states, records),
       maximum_iterations=num_windows,
     )
-    for variable, value in zip(self.meta_state_variables, tf.nest.flatten(meta_state)):
-      variable.assign(value)
+    _assign(self.meta_state_variables, meta_state)
+    _assign(self.estimator_state_variables, states)
+    return self._metrics(optimizer, first_loss, carries, records)
+
+  def _metrics(self, optimizer, first_loss, carries, records) -> dict[str, Any]:
     losses, gradient_size, update_size = (r.concat() for r in records[3:])
-    diagnostics = [self.optimizer.diagnostics(c.grads, c.state) for c in carries]
+    diagnostics = [optimizer.diagnostics(c.grads, c.state) for c in carries]
     counts = [_count(c.params) for c in carries]
     mean = lambda *x: tf.add_n([n * v for n, v in zip(counts, x)]) / sum(counts)
     return {
@@ -202,33 +226,35 @@ class MetaTrainer(tf.Module):
       "diagnostics": tf.nest.map_structure(mean, *diagnostics),
     }
 
-  def _window(self, groups, carries, meta_state, length):
-    """Trains on one window; returns what to record of it and where it ended."""
-    first_losses = [c.loss for c in carries]
-    window, carries = self._windows(groups, carries, length, _observe)
-    if self._relative_loss:
-      window = _divided(window, dtypes.add(first_losses) / self._meta_batch_size)
+  def _learn(self, window, first_losses, carries, meta_state):
+    """Updates phi after a window; returns what to record, and the meta-state."""
+    first_loss = dtypes.add(first_losses) / self._meta_batch_size
+    meta_loss, gradient = self.objective.in_units(
+      window.meta_loss, window.meta_gradient, first_loss
+    )
+    window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
     norm, skipped, meta_state = self._update(window, meta_state)
     loss, *squares = window.observed
     count = sum(_count(c.params) for c in carries)
     sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
     norm, *sizes = (tf.cast(x, loss.dtype) for x in (norm, *sizes))
-    return (window.meta_loss, norm, skipped, loss, *sizes), carries, meta_state
+    return (window.meta_loss, norm, skipped, loss, *sizes), meta_state
 
-  def _windows(self, groups, carries, length, observe):
-    """Runs every group's window; returns their sum, per task, and where they ended."""
-    problem = groups[0][0]  # the same in all
-    run = lambda task, carry, length: self.meta_gradient(
-      problem, self.optimizer, task, carry, length, observe
+  def _windows(self, groups, optimizer, carries, states, seed, length, observe):
+    """Runs every group's window; returns their mean over tasks and where they ended."""
+    problem = groups[0].problem  # the same in all
+    run = lambda task, carry, state, length: self.meta_gradient(
+      problem, optimizer, task, carry, length, observe, self.objective, state, seed
     )
-    if len(groups) > 1:  # Those of one size share what is traced and compiled.
-      run = tf.function(run, autograph=False)
-    windows = [run(task, c, length) for (_, task), c in zip(groups, carries)]
+    tasks = [group.task for group in groups]
+    calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]
+    results = execution.side_by_side(run, calls)
+    windows, states = [w for w, _ in results], [s for _, s in results]
     per_task = lambda *x: tf.add_n(x) / self._meta_batch_size
     if len(windows) == self._meta_batch_size == 1:
       per_task = lambda x: x  # no operations without a purpose in the graph
     sums = tf.nest.map_structure(per_task, *[w._replace(carry=()) for w in windows])
-    return sums, [w.carry for w in windows]
+    return sums, [w.carry for w in windows], states
 
   def _update(self, window: Window, meta_state):
     """Moves phi along the clipped meta-gradient, unless the window is not finite."""
@@ -236,7 +262,7 @@ class MetaTrainer(tf.Module):
     with tf.name_scope("meta_optimizer/"):
       norm = tf.linalg.global_norm(dtypes.for_sum(window.meta_gradient))
       finite = tf.math.is_finite(norm) & tf.math.is_finite(window.meta_loss)
-      clipped = _clip(window.meta_gradient, norm, self._clip_norm)
+      clipped = self.objective.clipped(window.meta_gradient, norm)
       with tf.name_scope(self.meta_optimizer.name):
         values = [tf.convert_to_tensor(v) for v in phi]
         updates, next_state = self.meta_optimizer(
@@ -248,20 +274,26 @@ class MetaTrainer(tf.Module):
       return norm, ~finite, tf.nest.map_structure(keep, next_state, meta_state)
 
 
-def _divided(window: Window, loss: tf.Tensor) -> Window:
-  """Returns the window with its meta-loss in units of the size of `loss`."""
-  unit = tf.abs(loss)
-  return window._replace(
-    meta_loss=window.meta_loss / unit,
-    meta_gradient=[g / tf.cast(unit, g.dtype) for g in window.meta_gradient],
-  )
+def _objective(objective, meta_gradient, relative, clip_norm) -> MetaObjective:
+  """Returns the meta-objective, however the trainer was told of it."""
+  weights = getattr(meta_gradient, "weights", all_ones)
+  if objective is None:
+    return MetaObjective(weights, relative, clip_norm)
+  if relative or clip_norm != float("inf") or weights is not all_ones:
+    raise ValueError(
+      "MetaTrainer got an objective as well as clip_norm, relative_loss or weights of"
+      " the meta-gradient; say it all in the MetaObjective."
+    )
+  return objective
 
 
-def _clip(tensors: list[tf.Tensor], norm: tf.Tensor, clip_norm: float):
-  """Scales tensors of the given global norm down to `clip_norm`."""
-  scale = clip_norm / tf.maximum(norm, clip_norm)
-  scaled = lambda x: tf.cast(scale, x.dtype) * x
-  return [scaled(x) for x in tensors] if clip_norm < float("inf") else tensors
+def _read(structure: Any, variables: list[tf.Variable]) -> Any:
+  return tf.nest.pack_sequence_as(structure, [v.read_value() for v in variables])
+
+
+def _assign(variables: list[tf.Variable], values: Any) -> None:
+  for variable, value in zip(variables, tf.nest.flatten(values), strict=True):
+    variable.assign(value)
 
 
 def check_lengths(num_steps: int, unroll_length: int) -> None:
@@ -286,16 +318,3 @@ def _count(tensors: list[tf.Tensor]) -> int:
 def _sum_of_squares(tensors: list[tf.Tensor]) -> tf.Tensor:
   squares = [tf.reduce_sum(tf.square(x)) for x in dtypes.for_sum(tensors)]
   return tf.add_n(squares)
-
-
-def _split(problem, task, params, most_groups):
-  """Splits independent tasks into groups; returns each one's task and parameters."""
-  most = most_groups or _count(params) // _MIN_GROUP
-  parts = list(devices.shards(problem.num_tasks, most))
-  if len(parts) == 1:
-    return [(task, params)]
-  cut = lambda nest, part: tf.nest.map_structure(lambda x: x[slice(*part)], nest)
-  return [
-    (task._replace(constants=cut(task.constants, part)), cut(params, part))
-    for part in parts
-  ]

@@ -24,13 +24,14 @@ class Carry(NamedTuple):
   loss: tf.Tensor  # [], f(theta_t)
   grads: list[tf.Tensor]  # of f at theta_t
   step: tf.Tensor  # [], t
+  drawn: Any = ()  # the problem's initial parameters, if the optimizer learns a start
 
 
 class Task(NamedTuple):
   """One optimization task, drawn."""
 
   constants: Any  # what stays fixed in it, from Problem.init
-  seed: tf.Tensor  # [2], from which every step's mini-batch is drawn
+  seed: tf.Tensor  # [2], from which every step's mini-batch is drawn; [N, 2] of N tasks
 
 
 # What `unroll` records after each step, from the carry and the step's updates.
@@ -87,11 +88,25 @@ def begin(
   evaluate=first_order,
 ) -> Carry:
   """Evaluates a task's starting point."""
+  drawn = params if optimizer.learns_start else ()
   with tf.name_scope("init/"):
+    params = optimizer.initial_params(params)
     state = optimizer.initial_state(params)
   with tf.name_scope("step_0/"):
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, 0))
-  return Carry(params, state, loss, grads, tf.zeros([], tf.int32))
+  return Carry(params, state, loss, grads, tf.zeros([], tf.int32), drawn)
+
+
+def with_learned_start(
+  problem: Problem, optimizer: Optimizer, task: Task, carry: Carry, evaluate
+) -> Carry:
+  """Returns the carry as it was begun, so that a tape sees how phi made the start.
+
+  An episode begins outside the tape of its first window. Where the carry is further on
+  than the start, it is returned as it is.
+  """
+  begun = lambda: begin(problem, optimizer, task, carry.drawn, evaluate)
+  return tf.cond(tf.equal(carry.step, 0), begun, lambda: carry)
 
 
 def start(
@@ -117,7 +132,7 @@ def step(
   with tf.name_scope(scopes[1]):
     t = carry.step + 1
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, t))
-  return Carry(params, state, loss, grads, t), updates
+  return Carry(params, state, loss, grads, t, carry.drawn), updates
 
 
 def unroll(

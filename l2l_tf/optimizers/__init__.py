@@ -1,6 +1,7 @@
 """Learned and hand-designed optimizers, behind one interface."""
 
 from l2l_tf.optimizers.base import Optimizer
+from l2l_tf.optimizers.blocked import Blocked
 from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM, KernelwiseLSTM
 from l2l_tf.optimizers.hand_designed import (
   SGD,
@@ -12,3 +13,13 @@ from l2l_tf.optimizers.hand_designed import (
 )
 from l2l_tf.optimizers.partition import Partition, Where
 from l2l_tf.optimizers.rnnprop import RNNprop
+from l2l_tf.optimizers.traits import (
+  ALL,
+  COORDINATE,
+  GRADIENTS,
+  LOSS,
+  PARAMETERS,
+  TENSOR,
+  Coupling,
+  Reads,
+)

@@ -6,12 +6,15 @@ optimizers share this interface, and therefore every loop that runs one.
 
 import abc
 import contextlib
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sonnet as snt
 import tensorflow as tf
 
 from l2l_tf import dtypes
+from l2l_tf.optimizers.traits import ALL, COORDINATE, GRADIENTS, Coupling, Reads
 
 
 @snt.allow_empty_variables  # hand-designed rules have none
@@ -23,17 +26,24 @@ class Optimizer(snt.Module, abc.ABC):
   the caller carries.
   """
 
-  # Whether the updates depend on nothing but the gradients, the state and phi. Then
-  # first-order meta-gradients need no tape through the optimizee.
-  reads_gradients_alone = False
+  # What the update of one coordinate may depend on. COORDINATE lets the coordinates of
+  # many tensors, and of many tasks, share one call; tensors of the state that are not
+  # scalars then have the coordinates along their last axis.
+  coupling: Coupling = ALL
 
-  # Whether XLA may compile a step in meta-training.
-  jit_compile = False
+  # What the updates are computed from. An optimizer that reads gradients alone needs
+  # no tape through the optimizee for first-order meta-gradients.
+  reads: frozenset[Reads] = frozenset(Reads)
 
-  # Whether, on top of the first, a coordinate's update depends on its own gradients
-  # alone, whatever tensor holds it. Then tasks can share one call, or be kept apart.
-  # Parts of its state that are no scalars have the coordinates along their last axis.
-  is_coordinatewise = False
+  def __init_subclass__(cls, **kwargs):
+    super().__init_subclass__(**kwargs)
+    # How version 0.1.0 said it.
+    if isinstance(cls.__dict__.get("is_coordinatewise"), bool):
+      cls.coupling = COORDINATE if cls.is_coordinatewise else ALL
+    if isinstance(cls.__dict__.get("reads_gradients_alone"), bool):
+      cls.reads = {GRADIENTS} if cls.reads_gradients_alone else set(Reads)
+    if not isinstance(cls.__dict__.get("reads", cls.reads), property):
+      cls.reads = _checked_reads(cls)
 
   @property
   def name_scope(self) -> contextlib.AbstractContextManager[None]:
@@ -46,9 +56,49 @@ class Optimizer(snt.Module, abc.ABC):
   def config(self) -> dict[str, Any]:
     """The constructor arguments, for export."""
 
+  @property
+  def phi(self) -> Sequence[tf.Variable | tf.Tensor]:
+    """The weights that meta-training learns: own variables, or what it was given."""
+    return self.__dict__.get("_phi", self.trainable_variables)
+
+  def with_phi(self, phi: Sequence[tf.Tensor]) -> "Optimizer":
+    """Returns this optimizer with other weights; it and its variables stay as they are.
+
+    The result shares everything else with this object. Weights that depend on other
+    tensors can be differentiated through, and vectorised over.
+
+    >>> optimizer = CoordinatewiseLSTM((5,))
+    >>> perturbed = [w + 0.01 for w in optimizer.phi]
+    >>> updates, _ = optimizer.with_phi(perturbed)(grads, state)
+
+    Args:
+      phi: a tensor for each entry of `phi`, of its shape.
+
+    Raises:
+      ValueError: if the number of tensors or a shape differs.
+    """
+    _check_phi(self, phi)
+    return _rebuilt(self, {v.ref(): x for v, x in zip(self.phi, phi)})
+
+  def initial_params(self, params: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns where to start, given a problem's initial parameters; those by default.
+
+    A learned start depends on phi.
+    """
+    return params
+
+  @property
+  def learns_start(self) -> bool:
+    """Whether `initial_params` or `initial_state` may depend on phi."""
+    return type(self).initial_params is not Optimizer.initial_params
+
   @abc.abstractmethod
   def initial_state(self, params: list[tf.Tensor]) -> Any:
-    """Returns the state h_0 for optimizing `params`, a nest of tensors."""
+    """Returns the state h_0 for optimizing `params`, a nest of tensors.
+
+    It depends on the shapes and types of `params` alone: in Keras the state is made
+    before the values are known.
+    """
 
   @abc.abstractmethod
   def __call__(
@@ -71,7 +121,11 @@ class Optimizer(snt.Module, abc.ABC):
     """
 
   def record(self, grads: list[tf.Tensor]) -> Any:
-    """Returns of `grads` what `sequence_gradient` needs, a nest of tensors."""
+    """Returns of `grads` what `sequence_gradient` needs, a nest of tensors.
+
+    Those of an optimizer whose coupling is COORDINATE have the coordinates along their
+    last axis if it is given one vector.
+    """
     return grads
 
   def sequence_gradient(
@@ -79,7 +133,7 @@ class Optimizer(snt.Module, abc.ABC):
   ) -> list[tf.Tensor]:
     """The first-order meta-gradient of a window, from the gradients met in it.
 
-    For an optimizer that `reads_gradients_alone`, whose update u_t reaches the
+    For an optimizer that reads gradients alone, whose update u_t reaches the
     meta-loss only through the later parameters: dL/du_t = sum_{k > t} w_k g_k.
 
     Args:
@@ -88,9 +142,9 @@ class Optimizer(snt.Module, abc.ABC):
       loss_weights: w_1, ..., w_T of the meta-loss sum_t w_t f(theta_t); [T].
 
     Returns:
-      Its gradient with respect to each of `trainable_variables`.
+      Its gradient with respect to each entry of `phi`.
     """
-    phi = self.trainable_variables
+    phi = self.phi
     num_steps = tf.shape(loss_weights)[0]
     weigh = lambda g: tf.einsum("t,t...->t...", tf.cast(loss_weights, g.dtype), g[1:])
     later = [tf.cumsum(weigh(g), axis=0, reverse=True) for g in recorded]  # dL/du
@@ -114,3 +168,50 @@ class Optimizer(snt.Module, abc.ABC):
     """Scalars that explain this optimizer's inner working at one step."""
     del grads, state
     return {}
+
+
+def _checked_reads(cls: type[Optimizer]) -> frozenset[Reads]:
+  reads = frozenset([cls.reads] if isinstance(cls.reads, Reads) else cls.reads)
+  if not reads <= frozenset(Reads):
+    raise TypeError(
+      f"{cls.__name__}.reads={cls.reads!r} must be a set of GRADIENTS, PARAMETERS and"
+      " LOSS from l2l_tf.optimizers."
+    )
+  return reads
+
+
+def _check_phi(optimizer: Optimizer, phi: Sequence[tf.Tensor]) -> None:
+  expected = [tuple(v.shape) for v in optimizer.phi]
+  given = [tuple(x.shape) for x in phi]
+  if given != expected:
+    raise ValueError(
+      f"{type(optimizer).__name__}.with_phi got weights of shapes {given}; it needs"
+      f" {expected}, one for each entry of its phi."
+    )
+
+
+def _rebuilt(value: Any, phi: Mapping[Any, tf.Tensor]) -> Any:
+  """Returns `value` with its variables replaced, wherever modules hold them."""
+  if isinstance(value, tf.Variable):
+    return phi.get(value.ref(), value)
+  if isinstance(value, tf.Module):
+    attributes = {k: _rebuilt(v, phi) for k, v in vars(value).items()}
+    if all(attributes[k] is v for k, v in vars(value).items()):
+      return value
+    view = copy.copy(value)
+    view.__dict__.update(attributes)
+    if isinstance(value, Optimizer):
+      view._phi = [phi.get(v.ref(), v) for v in value.phi]
+    return view
+  if tf.is_tensor(value):  # of a view that is given other weights in its turn
+    return phi.get(value.ref(), value)
+  if isinstance(value, dict):
+    items = {k: _rebuilt(v, phi) for k, v in value.items()}
+    return items if any(items[k] is not v for k, v in value.items()) else value
+  if isinstance(value, (list, tuple)):
+    items = [_rebuilt(v, phi) for v in value]
+    if all(x is y for x, y in zip(items, value)):
+      return value
+    make = type(value)._make if hasattr(value, "_make") else type(value)
+    return make(items)
+  return value

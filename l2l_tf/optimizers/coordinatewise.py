@@ -17,6 +17,7 @@ from l2l_tf import preprocess as preprocess_lib
 from l2l_tf import registry
 from l2l_tf.optimizers import base
 from l2l_tf.optimizers.lstm import backprop, network
+from l2l_tf.optimizers.traits import ALL, COORDINATE, GRADIENTS, TENSOR, Coupling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ class _Inputs:
 class ColumnwiseLSTM(base.Optimizer):
   """A deep LSTM on a batch of columns; a subclass says what a column is."""
 
-  reads_gradients_alone = True
+  _own_coupling = TENSOR  # of an elementwise preprocess
+  reads = {GRADIENTS}
 
   def __init__(
     self,
@@ -73,8 +75,9 @@ class ColumnwiseLSTM(base.Optimizer):
     )
 
   @property
-  def jit_compile(self) -> bool:
-    return self._is_elementwise  # A preprocess of the user's may hold anything.
+  def coupling(self) -> Coupling:
+    # A preprocess that does not declare itself elementwise may mix all gradients.
+    return self._own_coupling if self._is_elementwise else ALL
 
   @property
   def config(self) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class ColumnwiseLSTM(base.Optimizer):
       tf.cast(loss_weights, self._dtype),
       state,
     )
-    return self._network.in_order(gradient, self.trainable_variables)
+    return self._network.in_order(gradient, self.phi)
 
   def diagnostics(self, grads, state):
     return self._network.saturation(self._features(grads), state)
@@ -135,6 +138,8 @@ class CoordinatewiseLSTM(ColumnwiseLSTM):
   >>> theta = [tf.ones([3])]
   >>> updates, state = optimizer(theta, optimizer.initial_state(theta))
   """
+
+  _own_coupling = COORDINATE
 
   def __init__(
     self,
@@ -163,10 +168,6 @@ class CoordinatewiseLSTM(ColumnwiseLSTM):
       ValueError: for a layer below one unit or an unknown name.
     """
     super().__init__(1, layers, preprocess, output_scale, initializer, seed, dtype)
-
-  @property
-  def is_coordinatewise(self) -> bool:
-    return self._is_elementwise
 
   def _to_columns(self, tensors):
     return to_coordinates(tensors)

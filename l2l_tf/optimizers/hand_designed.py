@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from l2l_tf import registry
 from l2l_tf.optimizers import base
+from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS
 
 # A float, a scalar tensor or variable, or a schedule: step (from 0) -> rate.
 LearningRate = float | tf.Tensor | tf.Variable | Callable[[tf.Tensor], tf.Tensor]
@@ -71,9 +72,8 @@ def adam_update(grad, first, second, step, rate, beta_1, beta_2, epsilon):
 class HandDesigned(base.Optimizer):
   """A rule with a learning rate, applied to each parameter by itself."""
 
-  reads_gradients_alone = True
-  is_coordinatewise = True
-  jit_compile = True
+  coupling = COORDINATE
+  reads = {GRADIENTS}
   _initial_slots: tuple[float, ...] = ()  # value at which each moment starts
 
   def __init__(self, learning_rate: LearningRate, **hyper: float):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from l2l_tf import registry
 from l2l_tf.optimizers import base
+from l2l_tf.optimizers.traits import TENSOR, Coupling, Reads
 
 
 class Parameter(Protocol):
@@ -112,7 +113,7 @@ class Partition(base.Optimizer):
     self._check("grads", grads)
     if params is not None:
       self._check("params", params)
-    updates, next_state = [None] * len(grads), []
+    updates, next_state = [], []
     for name, member, indices, member_state in self._routed(state):
       with tf.name_scope(name):
         moves, member_state = member(
@@ -122,17 +123,28 @@ class Partition(base.Optimizer):
           loss=loss,
         )
       next_state.append(member_state)
-      for k, move in zip(indices, moves):
-        updates[k] = move
-    return updates, tuple(next_state)
+      updates.append(moves)
+    return self._gather(updates), tuple(next_state)
 
   @property
-  def reads_gradients_alone(self) -> bool:
-    return all(member.reads_gradients_alone for member in self._members)
+  def coupling(self) -> Coupling:
+    # A coordinate's route depends on the tensor that holds it.
+    return max(TENSOR, *(member.coupling for member in self._members))
 
   @property
-  def jit_compile(self) -> bool:
-    return all(member.jit_compile for member in self._members)
+  def reads(self) -> frozenset[Reads]:
+    return frozenset().union(*(member.reads for member in self._members))
+
+  def initial_params(self, params):
+    self._check("params", params)
+    return self._gather(
+      member.initial_params(_select(params, indices))
+      for member, indices in zip(self._members, self._indices)
+    )
+
+  @property
+  def learns_start(self) -> bool:
+    return any(member.learns_start for member in self._members)
 
   def record(self, grads):
     self._check("grads", grads)
@@ -142,12 +154,12 @@ class Partition(base.Optimizer):
     )
 
   def sequence_gradient(self, recorded, state, loss_weights):
-    total = {v.ref(): tf.zeros_like(v) for v in self.trainable_variables}
+    total = {v.ref(): tf.zeros_like(v) for v in self.phi}
     for member, *seen in zip(self._members, recorded, state):
       gradient = member.sequence_gradient(*seen, loss_weights)
-      for v, g in zip(member.trainable_variables, gradient):
+      for v, g in zip(member.phi, gradient):
         total[v.ref()] += g  # Two members may share a variable.
-    return [total[v.ref()] for v in self.trainable_variables]
+    return [total[v.ref()] for v in self.phi]
 
   def diagnostics(self, grads, state):
     self._check("grads", grads)
@@ -158,6 +170,14 @@ class Partition(base.Optimizer):
         _select(grads, indices), member_state
       ).items()
     }
+
+  def _gather(self, routed: Iterable[list[tf.Tensor]]) -> list[tf.Tensor]:
+    """Puts what the routes return, tensor by tensor, into the parameters' order."""
+    gathered: list[Any] = [None] * len(self._parameters)
+    for indices, tensors in zip(self._indices, routed):
+      for k, x in zip(indices, tensors, strict=True):
+        gathered[k] = x
+    return gathered
 
   def _routed(self, state):
     if len(state) != len(self._members):

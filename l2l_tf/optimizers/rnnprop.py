@@ -15,6 +15,7 @@ from l2l_tf import registry
 from l2l_tf.optimizers import base, coordinatewise
 from l2l_tf.optimizers.hand_designed import adam_moments
 from l2l_tf.optimizers.lstm import backprop, network
+from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS
 
 # The square of the least epsilon is still a normal number in float32.
 _MIN_EPSILON = 1e-18
@@ -123,9 +124,8 @@ class RNNprop(base.Optimizer):
   >>> updates, state = optimizer(theta, optimizer.initial_state(theta))
   """
 
-  reads_gradients_alone = True
-  is_coordinatewise = True
-  jit_compile = True
+  coupling = COORDINATE
+  reads = {GRADIENTS}
 
   def __init__(
     self,
@@ -216,7 +216,7 @@ class RNNprop(base.Optimizer):
       memory=state.moments,
       is_bounded=True,
     )
-    return self._network.in_order(gradient, self.trainable_variables)
+    return self._network.in_order(gradient, self.phi)
 
   def diagnostics(self, grads, state):
     return self._network.saturation(self._read(grads, state)[0], state.lstm)

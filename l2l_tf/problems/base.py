@@ -59,6 +59,21 @@ class Problem(abc.ABC):
   ) -> tf.Tensor:
     """Returns the scalar loss f(theta); `seed` draws the mini-batch."""
 
+  def meta_loss(
+    self, params: list[tf.Tensor], constants: Any, seed: tf.Tensor
+  ) -> tf.Tensor:
+    """Returns the scalar that meta-training minimizes at `params`; the loss by default.
+
+    It may be another than the loss that the optimizer is given gradients of, such as
+    one on held-out data, or on the query set of a few-shot task.
+    """
+    return self(params, constants, seed)
+
+  @property
+  def has_meta_loss(self) -> bool:
+    """Whether `meta_loss` may be another than the loss."""
+    return type(self).meta_loss is not Problem.meta_loss
+
   def project(self, params: list[tf.Tensor], constants: Any) -> list[tf.Tensor]:
     """Returns `params` moved to where they may be; the identity by default.
 

@@ -44,6 +44,15 @@ class ScaledLoss(Problem):
     loss = self._problem(params, constants, seed)
     return tf.cast(scale, loss.dtype) * loss
 
+  def meta_loss(self, params, constants, seed):
+    constants, scale = constants
+    loss = self._problem.meta_loss(params, constants, seed)
+    return tf.cast(scale, loss.dtype) * loss
+
+  @property
+  def has_meta_loss(self):
+    return self._problem.has_meta_loss
+
   def project(self, params, constants):
     return self._problem.project(params, constants[0])
 
@@ -95,6 +104,14 @@ class ScaledParameters(Problem):
   def __call__(self, params, constants, seed):
     constants, scales = constants
     return self._problem(_scale(params, scales), constants, seed)
+
+  def meta_loss(self, params, constants, seed):
+    constants, scales = constants
+    return self._problem.meta_loss(_scale(params, scales), constants, seed)
+
+  @property
+  def has_meta_loss(self):
+    return self._problem.has_meta_loss
 
   def project(self, params, constants):
     """Returns P(c theta) / c, where P is f's."""

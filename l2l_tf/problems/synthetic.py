@@ -184,9 +184,19 @@ class Ensemble(Problem):
     return [x for params, _ in drawn for x in params], [c for _, c in drawn]
 
   def __call__(self, params, constants, seed):
+    return self._sum(lambda problem: problem, params, constants, seed)
+
+  def meta_loss(self, params, constants, seed):
+    return self._sum(lambda problem: problem.meta_loss, params, constants, seed)
+
+  @property
+  def has_meta_loss(self):
+    return any(p.has_meta_loss for p in self._problems)
+
+  def _sum(self, loss_of, params, constants, seed):
     keys = seeds.split(seed, len(self._problems))
     members = zip(self._problems, self._weights, self._split(params), constants, keys)
-    return dtypes.add([w * p(x, c, s) for p, w, x, c, s in members])
+    return dtypes.add([w * loss_of(p)(x, c, s) for p, w, x, c, s in members])
 
   def project(self, params, constants):
     members = zip(self._problems, self._split(params), constants)

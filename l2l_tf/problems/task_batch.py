@@ -31,10 +31,8 @@ class TaskBatch(Problem):
     self._problem = problem
 
   def init(self, seed):
-    keys = tf.stack(seeds.split(seed, 2 * self.num_tasks))
-    init_keys, batch_keys = keys[: self.num_tasks], keys[self.num_tasks :]
-    params, constants = _vectorize(self._draw, init_keys)
-    return params, (constants, batch_keys)
+    """Draws the tasks that `seed` [num_tasks, 2] names, or as many below one [2]."""
+    return _vectorize(self._draw, self._each(seed))
 
   def _draw(self, seed):
     params, constants = draw(self._problem, seed)
@@ -48,9 +46,22 @@ class TaskBatch(Problem):
     return params, tf.nest.map_structure(tf.convert_to_tensor, constants)
 
   def task_losses(self, params, constants, seed):
+    """Returns each task's loss; `seed` as in `init` draws its mini-batch."""
+    return self._losses(self._problem, params, constants, seed)
+
+  def __call__(self, params, constants, seed):
+    return _sum(self.task_losses(params, constants, seed))
+
+  def meta_loss(self, params, constants, seed):
+    return _sum(self._losses(self._problem.meta_loss, params, constants, seed))
+
+  @property
+  def has_meta_loss(self):
+    return self._problem.has_meta_loss
+
+  def _losses(self, function, params, constants, seed):
     def loss(task):
-      params, constants, key = task
-      value = self._problem(params, constants, _fold(key, seed))
+      value = function(*task)
       if value.shape.rank != 0:
         raise ValueError(
           f"{type(self._problem).__name__} returned a loss of shape {value.shape}; it"
@@ -58,14 +69,13 @@ class TaskBatch(Problem):
         )
       return value
 
-    return _vectorize(loss, (params, *constants))
+    return _vectorize(loss, (params, constants, self._each(seed)))
 
-  def __call__(self, params, constants, seed):
-    losses = dtypes.for_sum([self.task_losses(params, constants, seed)])
-    return tf.reduce_sum(losses[0])
+  def _each(self, seed):
+    """Returns a seed for each task, [num_tasks, 2]."""
+    return seed if seed.shape.rank == 2 else tf.stack(seeds.split(seed, self.num_tasks))
 
   def project(self, params, constants):
-    constants, _ = constants
     return _vectorize(lambda task: self._problem.project(*task), (params, constants))
 
   @property
@@ -74,7 +84,6 @@ class TaskBatch(Problem):
 
   def held_out(self, params, constants):
     """Evaluates the mean over the tasks."""
-    constants, _ = constants
     values = _vectorize(lambda task: self._problem.held_out(*task), (params, constants))
     return {name: tf.reduce_mean(value) for name, value in values.items()}
 
@@ -89,6 +98,6 @@ def _vectorize(function, elements):
   return tf.vectorized_map(function, elements, warn=False)
 
 
-def _fold(key: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-  """Returns the seed of one task's mini-batch at the step that `seed` names."""
-  return seeds.fold_in(seeds.fold_in(key, seed[0]), seed[1])
+def _sum(losses: tf.Tensor) -> tf.Tensor:
+  (losses,) = dtypes.for_sum([losses])
+  return tf.reduce_sum(losses)

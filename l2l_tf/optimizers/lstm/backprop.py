@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-from l2l_tf import devices
+from l2l_tf import cores
 from l2l_tf.optimizers.lstm import network
 
 # Coordinates per block: among the fastest of 64 to 1024 for two layers of 20 units on
@@ -89,7 +89,7 @@ def gradient(
   num_coordinates = grads.shape[-1]
   if num_coordinates == 0:
     return tf.nest.map_structure(tf.zeros_like, weights)
-  size = min(_GPU_BLOCK if devices.on_gpu() else _CPU_BLOCK, num_coordinates)
+  size = min(_GPU_BLOCK if cores.on_gpu() else _CPU_BLOCK, num_coordinates)
   num_blocks = -(-num_coordinates // size)
   shards = [
     _shard_gradient(
@@ -105,7 +105,7 @@ def gradient(
       size,
       _SEGMENT,
     )
-    for blocks in devices.shards(num_blocks, num_blocks)
+    for blocks in cores.shards(num_blocks, num_blocks)
   ]
   return tf.nest.map_structure(lambda *x: tf.add_n(x), *shards)
 

@@ -1,0 +1,128 @@
+"""How a thing is run, from its traits and sizes and the machine: decided here alone.
+
+Whatever is decided changes results by rounding at most: which tasks share a call,
+which parts run side by side, how coordinates are cut into blocks, what XLA compiles.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import cores
+from l2l_tf.meta import unroll
+from l2l_tf.optimizers import ALL, COORDINATE, Blocked, Optimizer
+from l2l_tf.optimizers.compiled import Compiled
+from l2l_tf.problems import Problem, TaskBatch
+
+_BLOCK = 1 << 13  # coordinates; the fastest of 2^12 to 2^14 on two cores
+_MOST_IN_A_PROGRAM = 8  # blocks, each of which XLA compiles
+_MIN_GROUP = 256  # coordinates; fewer do not repay a compiled call of their own
+
+
+class Group(NamedTuple):
+  """Tasks that run in one call."""
+
+  problem: Problem
+  task: unroll.Task
+  params: list[tf.Tensor]  # theta_0
+
+
+def compiles(optimizer: Optimizer) -> bool:
+  """Whether XLA can compile the optimizer's step.
+
+  One that says how its coordinates are coupled consists of operations on tensors; one
+  that does not may hold anything.
+  """
+  return optimizer.coupling != ALL
+
+
+def compiles_loop(problem: Problem, optimizer: Optimizer) -> bool:
+  """Whether XLA compiles the whole inner loop as one program."""
+  return problem.jit_compile and compiles(optimizer)
+
+
+def compiled_loop(problem: Problem, optimizer: Optimizer, run: Callable) -> Callable:
+  """Returns `run`, the inner loop, compiled where that is possible."""
+  if not compiles_loop(problem, optimizer):
+    return run
+  return tf.function(run, jit_compile=True, autograph=False)
+
+
+def arranged(
+  problem: Problem,
+  optimizer: Optimizer,
+  params: list[tf.Tensor],
+  is_compiled: bool = False,
+) -> Optimizer:
+  """Wraps an optimizer so that its step is compiled, and cut into blocks.
+
+  Args:
+    problem: what it is run on.
+    optimizer: any.
+    params: the parameters that it moves.
+    is_compiled: whether XLA compiles the whole episode.
+  """
+  whole = compiles_loop(problem, optimizer)
+  running = optimizer
+  if compiles(optimizer) and not whole:
+    running = Compiled(optimizer)
+  is_known = all(p.shape.is_fully_defined() for p in params)
+  if optimizer.coupling != COORDINATE or cores.on_gpu() or not is_known:
+    return running
+  size = sum(p.shape.num_elements() for p in params)
+  count = -(-size // _BLOCK)
+  if whole or is_compiled:
+    count = min(count, _MOST_IN_A_PROGRAM)
+  return running if count <= 1 else Blocked(running, -(-size // count))
+
+
+def stacks(optimizer: Optimizer) -> bool:
+  """Whether several tasks can share one call of the optimizer."""
+  return optimizer.coupling == COORDINATE
+
+
+def groups(
+  problem: Problem,
+  optimizer: Optimizer,
+  keys: list[tf.Tensor],
+  most: int | None = None,
+) -> list[Group]:
+  """Draws the tasks that the keys name, in groups that can run side by side.
+
+  Tasks whose coordinates are independent of each other are stacked, then split into as
+  many groups as there are cores for.
+
+  Args:
+    problem: the distribution of tasks.
+    optimizer: what moves their parameters.
+    keys: a seed [2] for each task.
+    most: groups, if that is to be limited further.
+  """
+  if not stacks(optimizer):
+    return [Group(problem, *unroll.draw(problem, key)) for key in keys]
+  if len(keys) > 1:
+    problem, key = TaskBatch(problem, len(keys)), tf.stack(keys)
+  else:
+    (key,) = keys
+  task, params = unroll.draw(problem, key)
+  size = sum(p.shape.num_elements() for p in params)
+  parts = list(cores.shards(problem.num_tasks, most or size // _MIN_GROUP))
+  if len(parts) == 1:
+    return [Group(problem, task, params)]
+  return [_part(problem, task, params, slice(*part)) for part in parts]
+
+
+def _part(problem, task, params, part) -> Group:
+  cut = lambda nest: tf.nest.map_structure(lambda x: x[part], nest)
+  # One seed is that of all tasks; several are one for each.
+  seed = task.seed[part] if task.seed.shape.rank == 2 else task.seed
+  return Group(problem, unroll.Task(cut(task.constants), seed), cut(params))
+
+
+def side_by_side(run: Callable, calls: list[tuple]) -> list:
+  """Returns what `run` gives for each of the argument tuples, each on its own cores."""
+  if len(calls) > 1:  # Those of one size share what is traced and compiled.
+    run = tf.function(run, autograph=False)
+  with cores.shared_by(len(calls)):
+    return [run(*call) for call in calls]

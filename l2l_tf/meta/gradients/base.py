@@ -1,0 +1,90 @@
+"""What a meta-gradient is: an estimate of the gradient of the meta-loss in phi."""
+
+import abc
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf.meta import unroll
+from l2l_tf.meta.objective import MetaObjective
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.problems import Problem
+
+
+class Window(NamedTuple):
+  """What one window gives."""
+
+  meta_gradient: list[tf.Tensor]  # like the optimizer's phi
+  meta_loss: tf.Tensor  # []
+  carry: unroll.Carry  # where the next window starts
+  observed: object  # each [length, ...]
+
+
+class MetaGradient(abc.ABC):
+  """Estimates the gradient of a window's meta-loss with respect to phi.
+
+  It is called for every window, and for every group of tasks that run side by side;
+  the trainer averages the estimates over the tasks. An estimator that remembers
+  something from window to window, such as particles, keeps it in its state, which the
+  trainer carries, also from episode to episode, and saves in checkpoints.
+  """
+
+  @property
+  def evaluate(self):
+    """How the inner loop evaluates the optimizee, as `unroll.unroll` takes it."""
+    return unroll.first_order
+
+  def arranged(
+    self,
+    problem: Problem,
+    optimizer: Optimizer,
+    params: list[tf.Tensor],
+    is_compiled: bool = False,
+  ) -> Optimizer:
+    """Returns what to run in place of the optimizer, which computes the same.
+
+    Args:
+      problem: what it is run on.
+      optimizer: that is meta-trained.
+      params: the parameters that it moves.
+      is_compiled: whether XLA compiles the whole episode.
+    """
+    del problem, params, is_compiled
+    return optimizer
+
+  def init(self, problem: Problem, optimizer: Optimizer, seed: tf.Tensor) -> Any:
+    """Returns the state before the first window, a nest of tensors; () by default."""
+    del problem, optimizer, seed
+    return ()
+
+  @abc.abstractmethod
+  def __call__(
+    self,
+    problem: Problem,
+    optimizer: Optimizer,
+    task: unroll.Task,
+    carry: unroll.Carry,
+    length: int | tf.Tensor,
+    observe: unroll.Observer,
+    objective: MetaObjective = MetaObjective(),  # noqa: B008
+    state: Any = (),
+    seed: tf.Tensor | None = None,
+  ) -> tuple[Window, Any]:
+    """Runs one window and estimates the gradient of its meta-loss.
+
+    Args:
+      problem: the optimizee.
+      optimizer: whose phi to differentiate with respect to; `optimizer.with_phi` runs
+        it with other weights.
+      task: drawn from the problem.
+      carry: where the window starts.
+      length: steps of the window.
+      observe: what to record after each step.
+      objective: the meta-loss.
+      state: from `init` or the window before.
+      seed: names whatever the estimator draws; another one for every window, but the
+        same for all tasks of a meta-batch, which are thereby perturbed alike.
+
+    Returns:
+      `(window, next_state)`.
+    """

@@ -1,0 +1,79 @@
+"""Back-propagation through a window, recorded by a tape.
+
+It serves every optimizer and problem, first order and second. The tape holds what
+every step computed, so memory grows with the length of the window.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from l2l_tf import dtypes
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.gradients.base import MetaGradient, Window
+from l2l_tf.meta.objective import MetaObjective
+
+
+@dataclasses.dataclass(frozen=True)
+class TapedBPTT(MetaGradient):
+  """Differentiates the unroll itself.
+
+  Attributes:
+    second_derivatives: whether the optimizee's gradients are differentiated too.
+    unroll: the inner loop, `unroll` or `static_unroll`.
+  """
+
+  second_derivatives: bool = False
+  unroll: Callable = unroll_lib.unroll
+
+  @property
+  def evaluate(self) -> Callable:
+    return (
+      unroll_lib.second_order if self.second_derivatives else unroll_lib.first_order
+    )
+
+  def __call__(
+    self,
+    problem,
+    optimizer,
+    task,
+    carry,
+    length,
+    observe,
+    objective=MetaObjective(),  # noqa: B008
+    state=(),
+    seed=None,
+  ):
+    phi = list(optimizer.phi)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(phi)
+      if optimizer.learns_start:
+        carry = unroll_lib.with_learned_start(
+          problem, optimizer, task, carry, self.evaluate
+        )
+      carry, (losses, observed) = self.unroll(
+        problem,
+        optimizer,
+        task,
+        carry,
+        length,
+        lambda c, updates: (_meta_loss(problem, task, c), observe(c, updates)),
+        self.evaluate,
+      )
+      with tf.name_scope("meta_loss"):
+        (losses,) = dtypes.for_sum([losses])
+        weights = objective.step_weights(length, losses.dtype)
+        meta_loss = tf.reduce_sum(weights * losses)
+    with tf.name_scope("meta_gradient"):
+      gradient = tape.gradient(
+        meta_loss, phi, unconnected_gradients=tf.UnconnectedGradients.ZERO
+      )
+      return Window(gradient, meta_loss, carry, observed), state
+
+
+def _meta_loss(problem, task, carry):
+  if not problem.has_meta_loss:
+    return carry.loss  # which the inner loop has evaluated already
+  seed = unroll_lib.step_seed(task, carry.step)
+  return problem.meta_loss(carry.params, task.constants, seed)

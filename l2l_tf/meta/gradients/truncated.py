@@ -1,0 +1,69 @@
+"""Truncated back-propagation through time: through the window, nothing before it.
+
+Andrychowicz et al. 2016, section 2. https://arxiv.org/abs/1606.04474
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.gradients.base import MetaGradient
+from l2l_tf.meta.gradients.recorded import RecordedBPTT
+from l2l_tf.meta.gradients.taped import TapedBPTT
+from l2l_tf.meta.objective import MetaObjective, Weights, all_ones
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedBPTT(MetaGradient):
+  """Back-propagation through a window, by a tape only where one is needed.
+
+  Attributes:
+    weights: w_t of the window's losses, where the trainer is given no `MetaObjective`
+      that says so.
+    second_derivatives: whether the optimizee's gradients are differentiated too.
+      False, the paper's choice, drops the gradient along the dashed edges of its
+      figure 2; True is the true gradient of the window's meta-loss.
+    unroll: the inner loop, `unroll` or `static_unroll`.
+  """
+
+  weights: Weights | Sequence[float] = all_ones
+  second_derivatives: bool = False
+  unroll: Callable = unroll_lib.unroll
+
+  @property
+  def evaluate(self) -> Callable:
+    return self._taped.evaluate
+
+  @property
+  def _taped(self) -> TapedBPTT:
+    return TapedBPTT(self.second_derivatives, self.unroll)
+
+  def method(self, problem, optimizer) -> MetaGradient:
+    """Returns which of the two ways is taken."""
+    # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
+    is_plain = not self.second_derivatives and self.unroll is unroll_lib.unroll
+    if is_plain and RecordedBPTT.serves(problem, optimizer):
+      return RecordedBPTT()
+    return self._taped
+
+  def arranged(self, problem, optimizer, params, is_compiled=False):
+    method = self.method(problem, optimizer)
+    return method.arranged(problem, optimizer, params, is_compiled)
+
+  def __call__(
+    self,
+    problem,
+    optimizer,
+    task,
+    carry,
+    length,
+    observe,
+    objective=None,
+    state=(),
+    seed=None,
+  ):
+    objective = MetaObjective(self.weights) if objective is None else objective
+    method = self.method(problem, optimizer)
+    return method(
+      problem, optimizer, task, carry, length, observe, objective, state, seed
+    )

@@ -1,0 +1,54 @@
+"""An optimizer that runs another one in its own way."""
+
+import abc
+
+from l2l_tf.optimizers import base
+
+
+class Wrapper(base.Optimizer):
+  """Has everything of the wrapped optimizer, unless a subclass says otherwise."""
+
+  def __init__(self, optimizer: base.Optimizer):
+    super().__init__()
+    self.inner = optimizer
+
+  @abc.abstractmethod
+  def rewrapped(self, optimizer: base.Optimizer) -> "Wrapper":
+    """Returns the same wrapper around another optimizer."""
+
+  @property
+  def coupling(self):
+    return self.inner.coupling
+
+  @property
+  def reads(self):
+    return self.inner.reads
+
+  @property
+  def phi(self):
+    return self.inner.phi
+
+  def with_phi(self, phi):
+    return self.rewrapped(self.inner.with_phi(phi))
+
+  @property
+  def learns_start(self) -> bool:
+    return self.inner.learns_start
+
+  def initial_params(self, params):
+    return self.inner.initial_params(params)
+
+  def initial_state(self, params):
+    return self.inner.initial_state(params)
+
+  def __call__(self, grads, state, params=None, loss=None):
+    return self.inner(grads, state, params=params, loss=loss)
+
+  def record(self, grads):
+    return self.inner.record(grads)
+
+  def sequence_gradient(self, recorded, state, loss_weights):
+    return self.inner.sequence_gradient(recorded, state, loss_weights)
+
+  def diagnostics(self, grads, state):
+    return self.inner.diagnostics(grads, state)
