@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from l2l_tf.evaluation import plots
-from l2l_tf.evaluation.protocol import Curves
+from l2l_tf.evaluation.runner import Curves
 from l2l_tf.storage import checkpoint
 
 _Z = 1.96  # 95% of a normal distribution

@@ -17,7 +17,7 @@ from typing import Any
 
 import tqdm
 
-from l2l_tf.evaluation import comparison
+from l2l_tf.evaluation import baselines, comparison
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
@@ -105,7 +105,7 @@ def _compare(
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
   horizons = [int(steps) for steps in values["horizons"]]
   settings = [values["num_draws"], values["num_tuning_draws"], values["seed"]]
-  tasks, names = recipe.held_out(), [cards.LEARNED, *comparison.BASELINES]
+  tasks, names = recipe.held_out(), [cards.LEARNED, *baselines.CARD_BASELINES]
   done = _read(path, horizons, settings)
   pairs = [(name, task) for name in names for task in tasks]
   for name, task in (bar := tqdm.tqdm(pairs, desc="Comparing", unit="run")):
