@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import preprocess, seeds
+from l2l_tf import preprocess, seeds, tables
 from l2l_tf.optimizers import KernelwiseLSTM, Optimizer, Partition
 from l2l_tf.storage import checkpoint
 
@@ -138,9 +138,9 @@ def write(
     totals = run.totals
     for (t, n), g in np.ndenumerate(run.gradients):
       values = g, run.updates[t, n], totals[t, n]
-      steps.append([name, n, t + 1, *map(_cell, values)])
+      steps.append([name, n, t + 1, *(tables.number(x, 9) for x in values)])
   answers = [["gradient", *response._fields[1:]]]
-  answers += [[_cell(value) for value in values] for values in zip(*response)]
+  answers += [[tables.number(x, 9) for x in values] for values in zip(*response)]
   paths = directory / "response.csv", directory / "trajectories.csv"
   for path, lines in zip(paths, [answers, steps]):
     text = io.StringIO()
@@ -191,7 +191,3 @@ class _Player:
     (update,), state = self._optimizer(grads, state, params=[theta], loss=loss)
     mean = tf.reduce_mean(update, axis=range(len(self._axes)))
     return theta + update, state, mean, diagnostics
-
-
-def _cell(value: float) -> str:
-  return f"{value:.9g}"

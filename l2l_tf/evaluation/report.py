@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from l2l_tf import tables
 from l2l_tf.evaluation import plots
 from l2l_tf.evaluation.runner import Curves
 from l2l_tf.storage import checkpoint
 
 _Z = 1.96  # 95% of a normal distribution
+_ENDS = ("", "_low", "_high")  # of the columns of a band
 
 
 class Band(NamedTuple):
@@ -112,29 +114,18 @@ def table(rows: list[Row]) -> str:
   ]
   lines = [header]
   for r in sorted(rows, key=lambda r: np.nan_to_num(r.final_loss, nan=np.inf)):
-    lines.append(
-      [
-        r.optimizer,
-        _cell(r.learning_rate),
-        _cell(r.final_loss),
-        _cell((r.final_high - r.final_low) / 2),
-        _cell(r.median_final_loss),
-        _cell(r.area),
-        _cell(r.steps_to_best),
-        _cell(r.ratio_to_best),
-        *(_cell(r.held_out[name]) for name in held_out),
-      ]
-    )
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  rule = "  ".join("-" * w for w in widths)
-  text = [
-    "  ".join(
-      cell.ljust(w) if i == 0 else cell.rjust(w)
-      for i, (cell, w) in enumerate(zip(line, widths))
-    ).rstrip()
-    for line in lines
-  ]
-  return "\n".join([text[0], rule, *text[1:]])
+    numbers = [
+      r.learning_rate,
+      r.final_loss,
+      (r.final_high - r.final_low) / 2,
+      r.median_final_loss,
+      r.area,
+      r.steps_to_best,
+      r.ratio_to_best,
+      *(r.held_out[name] for name in held_out),
+    ]
+    lines.append([r.optimizer, *(tables.number(x, 4) for x in numbers)])
+  return tables.aligned(lines, has_rule=True)
 
 
 def write(
@@ -151,7 +142,7 @@ def write(
   for name, c in curves.items():
     columns = [*mean_band(c.losses), *median_band(c.losses)]
     for step, values in enumerate(zip(*columns)):
-      points.append([name, step, *(f"{v:.9g}" for v in values)])
+      points.append([name, step, *(tables.number(v, 9) for v in values)])
   paths = directory / "summary.csv", directory / "curves.csv"
   for path, lines in zip(paths, [summary, points]):
     text = io.StringIO()
@@ -174,12 +165,3 @@ def plot(
   path = curves_csv.with_name("curves.png")
   plots.save(plots.learning_curves(curves_csv, learned, title), path)
   return path
-
-
-_ENDS = ("", "_low", "_high")
-
-
-def _cell(value: float | int | None) -> str:
-  if value is None:
-    return "-"
-  return str(value) if isinstance(value, int) else f"{value:.4g}"

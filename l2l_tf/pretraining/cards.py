@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from l2l_tf import tables
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.storage import checkpoint, export
 
@@ -118,14 +119,7 @@ class Card:
         losses = self._losses(task, steps)
         cells = [_cell(losses[name]) for name in names]
         lines.append([task, f"{steps:,}", *cells])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-      "  ".join(
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(line, widths))
-      ).rstrip()
-      for line in lines
-    )
+    return tables.aligned(lines)
 
   def __str__(self) -> str:
     fails = self.fails or ["On none of the held-out tasks is tuned Adam better."]
@@ -255,7 +249,7 @@ def _failure(task: str, worse: list[tuple[int, float]]) -> str:
 
 
 def _cell(loss: float) -> str:
-  return f"{loss:.3g}" if loss < math.inf else "diverged"
+  return tables.number(loss, 3) if loss < math.inf else "diverged"
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:

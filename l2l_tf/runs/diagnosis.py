@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from l2l_tf import tables
 from l2l_tf.evaluation import diagnose as diagnose_lib
 from l2l_tf.evaluation import findings as findings_lib
 from l2l_tf.evaluation import plots
@@ -69,11 +70,8 @@ def table(response: Response, runs: Mapping[str, Run]) -> str:
       if name != "noise":
         at = np.abs(response.gradients - g).argmin()
         answers = [curve[at] for curve in response[1:]]
-        lines.append([f"{x:.3g}" for x in (g, *answers, run.totals[-1, n])])
+        lines.append([tables.number(x, 3) for x in (g, *answers, run.totals[-1, n])])
   ends = runs["noise"].totals[-1]
-  lines.append(["noise", "", "", "", f"{ends.mean():.2g} +/- {ends.std():.2g}"])
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  lines.insert(1, ["-" * width for width in widths])
-  return "\n".join(
-    "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines
-  )
+  mean, deviation = (tables.number(x, 2) for x in (ends.mean(), ends.std()))
+  lines.append(["noise", "", "", "", f"{mean} +/- {deviation}"])
+  return tables.aligned(lines, num_left=0, has_rule=True)

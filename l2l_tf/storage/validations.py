@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
+from l2l_tf import tables
 from l2l_tf.storage import checkpoint
 
 _COLUMNS = ["epoch", "step", "loss"]
@@ -35,7 +36,7 @@ class Validations:
     rows = csv.writer(text)
     rows.writerow(_COLUMNS)
     for number, losses in self._curves.items():
-      rows.writerows([number, t, f"{x:.9g}"] for t, x in enumerate(losses))
+      rows.writerows([number, t, tables.number(x, 9)] for t, x in enumerate(losses))
     checkpoint.write_text(self._path, text.getvalue())
 
 
