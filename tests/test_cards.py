@@ -18,6 +18,7 @@ from l2l_tf.pretraining.cards import Card, Result, Score
 from l2l_tf.storage import export
 
 ROOT = pathlib.Path(__file__).parents[1]
+WEIGHTS = "l2l_tf/pretraining/weights"
 INF = math.inf
 # task -> steps -> losses of: learned, tuned Adam, Adam at 0.001
 LOSSES = {
@@ -172,8 +173,8 @@ def test_a_wheel_holds_them(tmp_path):
   (wheel,) = (tmp_path / "dist").iterdir()
   files = zipfile.ZipFile(wheel).namelist()
   for name in [*SHIPPED, "tiny"]:
-    assert f"l2l_tf/weights/{name}.json" in files
-    assert f"l2l_tf/weights/{name}.l2l.npz" in files
+    assert f"{WEIGHTS}/{name}.json" in files
+    assert f"{WEIGHTS}/{name}.l2l.npz" in files
 
 
 def copied(target):
@@ -181,8 +182,7 @@ def copied(target):
   shutil.copytree(ROOT / "l2l_tf", target / "l2l_tf")
   for name in ("setup.py", "README.md", "pyproject.toml"):
     shutil.copy(ROOT / name, target)
-  weights = target / "l2l_tf" / "weights"
-  weights.mkdir(exist_ok=True)
+  weights = target / WEIGHTS
   export.save(CoordinatewiseLSTM((2,)), weights / "tiny.l2l.npz")
   cards.write(card(), weights / "tiny.json")
   return target
