@@ -7,8 +7,7 @@ are selected on draws of another branch of the seed. One long run gives all hori
 from collections.abc import Sequence
 
 from l2l_tf import optimizers, seeds
-from l2l_tf.evaluation import tuning
-from l2l_tf.evaluation.baselines import BASELINES, CARD_BASELINES
+from l2l_tf.evaluation import baselines, tuning
 from l2l_tf.evaluation.runner import Runner
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import Problem
@@ -55,14 +54,15 @@ class Trial:
     return self._results(cards.LEARNED, dict.fromkeys(self.horizons, curves))
 
   def baseline(self, name: str) -> list[cards.Result]:
-    """Runs the one of `CARD_BASELINES` with that name; returns a result per horizon.
+    """Runs a baseline, tuned for each horizon; returns a result per horizon.
 
-    Each is of the rate that was best after as many steps on the tuning draws.
+    Args:
+      name: in `baselines.CARD_BASELINES`.
     """
-    baseline = CARD_BASELINES[name]
+    baseline = baselines.CARD_BASELINES[name]
     curves = tuning.tune(
       self._problem,
-      BASELINES[baseline.name],
+      baselines.BASELINES[baseline.name],
       baseline.learning_rates,
       self.horizons,
       tuning.last_tenth_loss,

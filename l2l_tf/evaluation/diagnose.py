@@ -5,8 +5,6 @@ answers is recorded: at its first step, after a history, over many steps. Every
 gradient value is a parameter of its own and starts at zero.
 """
 
-import csv
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ import tensorflow as tf
 
 from l2l_tf import preprocess, seeds, tables
 from l2l_tf.optimizers import KernelwiseLSTM, Optimizer, Partition
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 
 _MAGNITUDES = np.logspace(-10, 10, 81)  # four per decade
 GRADIENTS = np.concatenate([-_MAGNITUDES[::-1], [0.0], _MAGNITUDES])
@@ -143,9 +141,7 @@ def write(
   answers += [[tables.number(x, 9) for x in values] for values in zip(*response)]
   paths = directory / "response.csv", directory / "trajectories.csv"
   for path, lines in zip(paths, [answers, steps]):
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    checkpoint.write_text(path, text.getvalue())
+    files.write_csv(path, lines)
   return paths
 
 

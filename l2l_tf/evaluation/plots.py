@@ -2,12 +2,15 @@
 
 import csv
 import functools
+import io
 import os
 import pathlib
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
+
+from l2l_tf.storage import files
 
 _COLORS = matplotlib.colormaps["tab10"].colors
 _BASELINE_STYLE = {"linewidth": 1.4, "linestyle": "--"}
@@ -22,10 +25,19 @@ _MOST_TRAJECTORIES = 12
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
-  """Writes a picture in place of an older one, only once all of it is written."""
-  temporary = path.with_name(f".{path.name}")
-  figure.savefig(temporary)
-  temporary.replace(path)
+  """Writes a picture, replacing a former one only once all is written.
+
+  Args:
+    figure: to draw.
+    path: the file; its ending names the format.
+
+  Raises:
+    WriteError: if it cannot be written; the former one stays.
+  """
+  picture = io.BytesIO()
+  figure.savefig(picture, format=path.suffix.removeprefix(".") or None)
+  with files.writing(path):
+    files.write_atomically(path, picture.getvalue())
 
 
 def learning_curves(

@@ -1,7 +1,5 @@
 """What an evaluation says: statistics of learning curves, as table and CSV."""
 
-import csv
-import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ import numpy as np
 from l2l_tf import tables
 from l2l_tf.evaluation import plots
 from l2l_tf.evaluation.runner import Curves
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 
 _Z = 1.96  # 95% of a normal distribution
 _ENDS = ("", "_low", "_high")  # of the columns of a band
@@ -145,9 +143,7 @@ def write(
       points.append([name, step, *(tables.number(v, 9) for v in values)])
   paths = directory / "summary.csv", directory / "curves.csv"
   for path, lines in zip(paths, [summary, points]):
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    checkpoint.write_text(path, text.getvalue())
+    files.write_csv(path, lines)
   return paths
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from l2l_tf import tables
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage import export, files
 
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".l2l.npz"
@@ -214,7 +214,7 @@ def write(card: Card, path: pathlib.Path) -> None:
   ]
   table = ",\n".join(f"    {json.dumps(row)}" for row in rows)
   lines.append(f'  "results": [\n{table}\n  ]')
-  checkpoint.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+  files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read(path: pathlib.Path) -> Card:

@@ -1,56 +1,21 @@
-"""Checkpoints of a running meta-training, and files written whole or not at all."""
+"""Checkpoints of a running meta-training."""
 
-import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from absl import logging
 
+from l2l_tf.storage import files
+
+# Version 0.1.0 had these here.
+from l2l_tf.storage.files import WriteError, write_text, writing  # noqa: F401
+
 
 class CheckpointError(OSError):
   """There are checkpoints, but not one that can be read."""
-
-
-class WriteError(OSError):
-  """A file that could not be written; those written before it are intact."""
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Explains a failure to write `path`, whoever of Python or TensorFlow met it.
-
-  Raises:
-    WriteError: in place of their errors.
-  """
-  try:
-    yield
-  except (OSError, tf.errors.OpError) as e:
-    reason = getattr(e, "strerror", None) or _first_line(e)
-    # TensorFlow: "{{node ...}} the file; No space left on device [Op:SaveV2]".
-    reason = re.sub(r" \[Op:\w+\]$", "", reason).split("; ")[-1]
-    raise WriteError(
-      f"{str(path)!r} could not be written ({reason}); what was written before is"
-      " intact: free some space or permit writing, then start again."
-    ) from None
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file, replacing a former one only once all is written.
-
-  Raises:
-    WriteError: if it cannot be written.
-  """
-  temporary = path.with_name(f".{path.name}.tmp")
-  with writing(path):
-    try:
-      temporary.write_text(text)
-      os.replace(temporary, path)
-    except OSError:
-      temporary.unlink(missing_ok=True)
-      raise
 
 
 class Checkpointer:
@@ -91,7 +56,7 @@ class Checkpointer:
     Raises:
       WriteError: if it cannot be written; the former ones stay.
     """
-    with writing(self._directory / f"ckpt-{step}"):
+    with files.writing(self._directory / f"ckpt-{step}"):
       self._manager.save(checkpoint_number=step)
 
   def restore(self) -> int | None:
@@ -118,7 +83,7 @@ class Checkpointer:
           "Checkpoint %r is half-written, damaged or of another configuration (%s);"
           " going on without it.",
           path,
-          _first_line(e),
+          files.first_line(e),
         )
         for variable, value in zip(self._variables, fresh):
           variable.assign(value)  # What it held of use must not stay either.
@@ -149,8 +114,3 @@ class Checkpointer:
 
 def _number(path: str) -> int:
   return int(path.rsplit("-", 1)[1])
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or ["no message"]
-  return f"{type(error).__name__}: {lines[0]}"

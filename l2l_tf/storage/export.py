@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from typing import Any
 
@@ -20,6 +19,7 @@ import tensorflow as tf
 
 from l2l_tf import optimizers, registry
 from l2l_tf.registry import ExportError
+from l2l_tf.storage import files
 
 FORMAT_VERSION = 1
 _HEADER = "header"
@@ -40,17 +40,7 @@ def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
   """
   data, path = dumps(optimizer), pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  try:
-    with os.fdopen(handle, "wb") as f:
-      f.write(data)
-      f.flush()
-      os.fsync(f.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  files.write_atomically(path, data)
 
 
 def dumps(optimizer: optimizers.Optimizer) -> bytes:

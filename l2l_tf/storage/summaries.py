@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from l2l_tf.storage import files
+
 # TensorBoard sorts what it shows by name: the numbers put what matters first.
 CURVE = "1_evaluation/loss_by_step"
 LEARNING_CURVES = "1_evaluation/learning_curves"
@@ -19,6 +21,7 @@ TRAJECTORIES = "2_validation/trajectories"
 _VALIDATION, _EPOCH, _WINDOW = "2_validation", "3_epoch", "4_window"
 _SATURATION = "5_saturation"
 _EVENTS = "events.out.tfevents."  # how TensorFlow begins the names of its files
+_RECORD_BYTES = 8 + 4 + 4  # of a TFRecord beside its data: length and two checksums
 
 
 class TensorBoard:
@@ -134,7 +137,7 @@ def _forget_later(file: pathlib.Path, epoch: int) -> None:
 
   An epoch begins with an event that is numbered by epoch, not by window.
   """
-  kept, is_cut = [], False
+  size, is_cut = 0, False  # of the records to keep, in bytes
   try:
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
       event = tf.compat.v1.Event.FromString(record)
@@ -142,15 +145,11 @@ def _forget_later(file: pathlib.Path, epoch: int) -> None:
       is_cut = event.step > epoch and not is_window
       if is_cut:
         break
-      kept.append(record)
+      size += len(record) + _RECORD_BYTES
   except tf.errors.DataLossError:  # The process died while it wrote the rest.
     is_cut = True
   if is_cut:
-    temporary = file.with_name(".events.tmp")  # a name that TensorBoard does not read
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
-      for record in kept:
-        writer.write(record)
-    temporary.replace(file)
+    files.write_atomically(file, file.read_bytes()[:size])
 
 
 def _plain(value: Any) -> bool | int | float | str:

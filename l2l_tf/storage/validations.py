@@ -1,14 +1,13 @@
 """The mean learning curve of every validation of a run, kept as CSV."""
 
 import csv
-import io
 import pathlib
 
 import numpy as np
 from absl import logging
 
 from l2l_tf import tables
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 
 _COLUMNS = ["epoch", "step", "loss"]
 
@@ -32,12 +31,10 @@ class Validations:
       WriteError: if it cannot be written; the former one stays.
     """
     self._curves[epoch] = curve
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(_COLUMNS)
+    rows = [_COLUMNS]
     for number, losses in self._curves.items():
-      rows.writerows([number, t, tables.number(x, 9)] for t, x in enumerate(losses))
-    checkpoint.write_text(self._path, text.getvalue())
+      rows += [[number, t, tables.number(x, 9)] for t, x in enumerate(losses)]
+    files.write_csv(self._path, rows)
 
 
 def _read(path: pathlib.Path) -> dict[int, list[float]]:
