@@ -16,7 +16,7 @@ from l2l_tf.evaluation.diagnose import Response, Run
 from l2l_tf.evaluation.findings import Finding
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 
 
 def diagnose(values: Mapping[str, Any]) -> None:
@@ -24,7 +24,7 @@ def diagnose(values: Mapping[str, Any]) -> None:
   export_path = pathlib.Path(values["path"]).expanduser()
   members = diagnose_lib.members(cards.load(str(export_path)))
   path = directory(values["save_path"], export_path)
-  with checkpoint.writing(path):
+  with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
   for name, optimizer in members.items():
     title = " ".join([*([name] if name else []), type(optimizer).__name__])
@@ -49,11 +49,10 @@ def diagnose_one(
   found = as_text(findings_lib.findings(response, runs))
   print(f"{title}\n\n{table(response, runs)}\n\n{found}\n")
   csv_files = diagnose_lib.write(response, runs, path)
-  checkpoint.write_text(path / "findings.txt", found + "\n")
+  files.write_text(path / "findings.txt", found + "\n")
   if values["plot"]:
     figure = plots.diagnosis(*csv_files, title)
-    with checkpoint.writing(path / "diagnosis.png"):
-      plots.save(figure, path / "diagnosis.png")
+    plots.save(figure, path / "diagnosis.png")
 
 
 def as_text(found: Sequence[Finding]) -> str:
