@@ -7,21 +7,18 @@ from l2l_tf import seeds
 from l2l_tf.evaluation.runner import Runner
 from l2l_tf.meta.unroll import start, unroll
 from l2l_tf.optimizers import SGD
-from l2l_tf.problems import Problem, Quadratic
+from l2l_tf.problems import Quadratic, Simple
 
 
-class Noisy(Problem):
-  """theta squared, plus noise from the mini-batch alone; reports held-out scalars."""
+class Reporting(Simple):
+  """x^2 from 1, with a constant that each draw reports as held-out."""
 
   def init(self, seed):
-    return [tf.ones([2])], [tf.random.stateless_uniform([], seed)]
-
-  def __call__(self, params, constants, seed):
-    noise = tf.random.stateless_uniform([], seed)
-    return tf.reduce_sum(tf.square(params[0])) + noise
+    params, _ = super().init(seed)
+    return params, [tf.random.stateless_uniform([], seed)]
 
   def held_out(self, params, constants):
-    return {"task": constants[0], "held_out_loss": tf.reduce_sum(params[0] ** 2)}
+    return {"drawn": constants[0], "held_out_loss": params[0] ** 2}
 
 
 def test_a_curve_holds_each_tasks_own_losses():
@@ -42,7 +39,11 @@ def test_a_curve_holds_each_tasks_own_losses():
 
 
 def test_a_single_task_gives_one_curve_per_draw_and_held_out_passes_through():
-  curves = Runner(Noisy(), SGD(0.25), num_steps=2)(0, seeds.EVALUATION, 3)
-  assert curves.losses.shape == (3, 2 + 1)
-  np.testing.assert_allclose(curves.held_out["held_out_loss"], [2 / 16] * 3)
-  assert len(set(curves.held_out["task"])) == 3
+  curves = Runner(Reporting(), SGD(0.25), num_steps=2)(0, seeds.EVALUATION, 3)
+  np.testing.assert_allclose(curves.losses, [[1, 1 / 4, 1 / 16]] * 3)
+  np.testing.assert_allclose(curves.held_out["held_out_loss"], [1 / 16] * 3)
+  assert len(set(curves.held_out["drawn"])) == 3
+
+
+def test_held_out_data_are_for_the_reported_draws_alone():
+  assert not Runner(Reporting(), SGD(0.25), 2)(0, seeds.TUNING, 1).held_out

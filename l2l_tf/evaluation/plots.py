@@ -73,12 +73,9 @@ def learning_curves(
   axes.set_yscale("log")
   axes.set_ylim(*_limits(curves))
   axes.set_xlim(0, max(c["step"][-1] for c in curves.values()))
-  axes.set_xlabel("step")
-  axes.set_ylabel("loss over problems: mean with 95% band, median dotted")
-  axes.set_title(title)
-  axes.grid(which="major", alpha=0.3)
+  ylabel = "loss over problems: mean with 95% band, median dotted"
+  _label(axes, title, "step", ylabel)
   axes.grid(which="minor", alpha=0.1)
-  axes.spines[["top", "right"]].set_visible(False)
   axes.legend(title="optimizer (final loss)", frameon=False)
   return figure
 
@@ -119,11 +116,7 @@ def trajectories(
   axes.set_yscale("log")
   axes.set_ylim(*_limits({k: {"mean": c["loss"]} for k, c in curves.items()}))
   axes.set_xlim(0, max(c["step"][-1], 1))
-  axes.set_xlabel("inner step")
-  axes.set_ylabel("loss")
-  axes.set_title(title)
-  axes.grid(which="major", alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
+  _label(axes, title, "inner step", "loss")
   axes.legend(frameon=False)
   return figure
 
@@ -156,8 +149,6 @@ def diagnosis(
   _draw_response(left, _columns(pathlib.Path(response_csv)))
   _draw_trajectories(right, _read(pathlib.Path(trajectories_csv), "run"))
   for axes in left, right:
-    axes.grid(which="major", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.plot([], [], "--", color="gray", label="dashed: g < 0")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     axes.legend(ncols=3, fontsize="small", frameon=False, **below)
@@ -184,9 +175,7 @@ def _draw_response(axes: matplotlib.axes.Axes, columns: dict[str, np.ndarray]) -
     axes.plot(lost, np.ones_like(lost), "rx", label="not finite", **top)
   axes.set_xscale("log")
   axes.set_xlim(sizes[0], sizes[-1])
-  axes.set_xlabel("size of the gradient")
-  axes.set_ylabel("update against the gradient")
-  axes.set_title("response")
+  _label(axes, "response", "size of the gradient", "update against the gradient")
   _signed_log(axes, curves)
 
 
@@ -210,10 +199,17 @@ def _draw_trajectories(
       draw(-totals[:, 0], "-", label=f"|g| = {g[0, 0]:g}", **style)
       draw(totals[:, 1], "--", **style)
   axes.set_xlim(0, steps[-1, 0])
-  axes.set_xlabel("step")
-  axes.set_ylabel("sum of updates, against the gradient")
-  axes.set_title("constant gradients and noise")
+  ylabel = "sum of updates, against the gradient"
+  _label(axes, "constant gradients and noise", "step", ylabel)
   _signed_log(axes, np.array([line.get_ydata() for line in axes.lines]))
+
+
+def _label(axes: matplotlib.axes.Axes, title: str, xlabel: str, ylabel: str) -> None:
+  axes.set_title(title)
+  axes.set_xlabel(xlabel)
+  axes.set_ylabel(ylabel)
+  axes.grid(which="major", alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)
 
 
 def _signed_log(axes: matplotlib.axes.Axes, values: np.ndarray) -> None:
