@@ -1,7 +1,7 @@
 """The hand-designed optimizers that learned ones are compared with, and their rates.
 
-A baseline is a function of a learning rate. How fine a grid of rates may be depends
-on what is run for each, so there is a grid for each purpose.
+A baseline is a function of a learning rate. How many rates can be tried depends on
+what each of them costs to run, so there is a grid for each purpose.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""One problem after several numbers of steps: learned optimizers and tuned baselines.
+"""Losses after several numbers of steps, for the cards of pretrained optimizers.
 
-The protocol of `protocol.py`: everyone meets the same draws and mini-batches, and rates
-are selected on draws of another branch of the seed. One long run gives all horizons.
+As in `protocol.py`, all optimizers get the same draws and mini-batches, and learning
+rates are selected on draws of another seed branch. One long run gives all horizons.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from l2l_tf.problems import Problem
 
 
 class Trial:
-  """Fresh draws of one problem, on which optimizers run for the same number of steps.
+  """Fresh draws of one problem, on which all optimizers take equally many steps.
 
   Attributes:
     horizons: numbers of steps after which losses are taken.
@@ -47,7 +47,7 @@ class Trial:
     self._seed = seed
 
   def learned(self, optimizer: optimizers.Optimizer) -> list[cards.Result]:
-    """Runs an optimizer as it is; returns a result per horizon."""
+    """Runs an optimizer untuned; returns a result per horizon."""
     jit_compile = self._problem.jit_compile and optimizer.jit_compile
     runner = Runner(self._problem, optimizer, max(self.horizons), jit_compile)
     curves = runner(self._seed, seeds.EVALUATION, self._num_draws)
@@ -70,7 +70,7 @@ class Trial:
       num_tuning_draws=self._num_tuning_draws,
       seed=self._seed,
       jit_compile=self._problem.jit_compile,
-      may_diverge=True,  # A card says so, and of whom.
+      may_diverge=True,  # A card reports that too.
     )
     return self._results(name, curves)
 

@@ -1,4 +1,4 @@
-"""Pictures, from the CSV files that an evaluation or a diagnosis wrote."""
+"""Plots of the CSV files of an evaluation, a training or a diagnosis."""
 
 import csv
 import functools
@@ -20,12 +20,12 @@ _HISTORIES = {
   "constant": "after equal ones",
   "alternating": "after alternating ones",
 }
-_WIDTHS = [3.6, 2.4, 1.2]  # Equal curves do not hide each other.
+_WIDTHS = [3.6, 2.4, 1.2]  # so that equal curves do not hide each other
 _MOST_TRAJECTORIES = 12
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
-  """Writes a picture, replacing a former one only once all is written.
+  """Writes a plot, replacing a former one only once all is written.
 
   Args:
     figure: to draw.
@@ -128,9 +128,9 @@ def diagnosis(
 ) -> matplotlib.figure.Figure:
   """Draws how updates follow the gradient, on logarithmic axes.
 
-  On the left the response to each gradient, on the right where the runs of constant
-  gradients lead. Both count movement against the gradient's sign as positive; where
-  there is any uphill, it lies in the red.
+  The left plot shows the update for each gradient, the right one the sum of updates
+  under constant gradients and noise. Movement against the gradient is positive; if any
+  goes uphill, the area below zero is red.
 
   Args:
     response_csv: `response.csv` from `diagnose.write`.
@@ -213,7 +213,7 @@ def _label(axes: matplotlib.axes.Axes, title: str, xlabel: str, ylabel: str) -> 
 
 
 def _signed_log(axes: matplotlib.axes.Axes, values: np.ndarray) -> None:
-  """A logarithmic axis that goes on below zero where there are such values."""
+  """Sets a logarithmic y axis, on both sides of zero if any value is negative."""
   values = values[np.isfinite(values) & (values != 0)]
   values = values if len(values) else np.ones(1)
   low, high = 3 * min(values.min(), 0), 3 * max(values.max(), 0)
@@ -231,7 +231,7 @@ def _signed_log(axes: matplotlib.axes.Axes, values: np.ndarray) -> None:
 
 
 def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Columns of a CSV of numbers."""
+  """Reads the columns of a CSV file of numbers."""
   with path.open(newline="") as f:
     return _arrays(path, list(csv.DictReader(f)))
 
@@ -239,7 +239,7 @@ def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _read(
   path: pathlib.Path, key: str = "optimizer"
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Columns of the CSV by the one that is named `key`."""
+  """Reads the columns of a CSV file, for each value of the column `key`."""
   rows: dict[str, list[dict[str, str]]] = {}
   with path.open(newline="") as f:
     for row in csv.DictReader(f):
@@ -260,7 +260,7 @@ def _last(curve: dict[str, np.ndarray]) -> float:
 
 
 def _limits(curves: dict[str, dict[str, np.ndarray]]) -> tuple[float, float]:
-  """Bounds that a diverging optimizer cannot stretch."""
+  """Returns limits of the y axis that a diverging optimizer does not stretch."""
   values = np.concatenate([c["mean"] for c in curves.values()])
   values = values[np.isfinite(values) & (values > 0)]
   if not len(values):

@@ -2,7 +2,7 @@
 
 Learned and hand-designed optimizers run through the same unroll, on the same draws of
 a problem, with the same mini-batches and number of steps. A baseline's learning rate
-is selected on draws of another seed branch than the reported ones.
+is selected on draws from another seed branch than the reported ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,15 +30,15 @@ def compare(
 
   Args:
     problem: the distribution of tasks.
-    learned: optimizers to run as they are, by name.
-    num_steps: steps per draw, for everyone.
-    num_draws: draws of the problem per optimizer; a draw of quadratics holds a
-      batch of tasks, of most other problems a single one.
-    seed: names the draws; those for tuning lie on another branch of it.
+    learned: optimizers to run untuned, by name.
+    num_steps: steps that every optimizer takes on each draw.
+    num_draws: draws of the problem to report on. A draw of quadratics holds a whole
+      batch of tasks, a draw of most other problems a single task.
+    seed: names the draws; those for tuning come from another branch of it.
     baselines: functions of a learning rate, by name; each runs at the rate that has
       the lowest mean loss after the last step.
     num_tuning_draws: draws on which each rate of the grid runs.
-    learning_rates: the grid; a single one is taken as it is.
+    learning_rates: the grid; a single rate is used without tuning.
 
   Returns:
     Curves by name, the learned optimizers first.

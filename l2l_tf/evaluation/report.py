@@ -1,4 +1,4 @@
-"""What an evaluation says: statistics of learning curves, as table and CSV."""
+"""Statistics of learning curves, as a table, CSV files and a plot."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ _ENDS = ("", "_low", "_high")  # of the columns of a band
 
 
 class Band(NamedTuple):
-  """A statistic over problems with its 95% confidence interval, per step."""
+  """A statistic over tasks with its 95% confidence interval, per step."""
 
   value: np.ndarray
   low: np.ndarray
@@ -29,21 +29,21 @@ class Row(NamedTuple):
 
   optimizer: str
   learning_rate: float | None
-  final_loss: float  # mean over problems
+  final_loss: float  # mean over tasks
   final_low: float  # 95% confidence interval of that mean
   final_high: float
   median_final_loss: float
-  area: float  # mean over problems and steps: the area under the curve per step
-  steps_to_best: int | None  # until the best baseline's final loss is reached
+  area: float  # under the mean curve, per step: the mean over tasks and steps
+  steps_to_best: int | None  # to reach the best baseline's final loss
   ratio_to_best: float | None  # of final losses; None without a positive best
   held_out: dict[str, float]  # means over draws
 
 
 def mean_band(losses: np.ndarray) -> Band:
-  """The mean over problems; normal approximation for its interval.
+  """Returns the mean over tasks, with a normal approximation of its interval.
 
   Args:
-    losses: [num_problems, num_steps + 1].
+    losses: [num_tasks, num_steps + 1].
   """
   losses = losses.astype(np.float64)
   with np.errstate(invalid="ignore"):  # A diverged curve has no deviation.
@@ -53,10 +53,10 @@ def mean_band(losses: np.ndarray) -> Band:
 
 
 def median_band(losses: np.ndarray) -> Band:
-  """The median over problems; order statistics for its interval.
+  """Returns the median over tasks, with order statistics as its interval.
 
   Args:
-    losses: [num_problems, num_steps + 1].
+    losses: [num_tasks, num_steps + 1].
   """
   n, ordered = len(losses), np.sort(losses, axis=0)
   margin = _Z * n**0.5 / 2
@@ -66,9 +66,10 @@ def median_band(losses: np.ndarray) -> Band:
 
 
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
-  """Reduces curves to rows; baselines are those with a tuned learning rate.
+  """Reduces each optimizer's curves to a row of the table.
 
-  The best baseline is the one with the lowest finite final loss.
+  Baselines are those with a learning rate; the best one has the lowest finite final
+  loss.
   """
   finals = [
     c.losses[:, -1].mean(dtype=np.float64)
@@ -152,9 +153,9 @@ def plot(
   directory: str | os.PathLike[str],
   title: str = "Learning curves",
 ) -> pathlib.Path:
-  """Draws `curves.png` beside what `write` writes; returns its path.
+  """Writes what `write` does, and `curves.png` beside it; returns the plot's path.
 
-  Learned optimizers, those without a selected rate, are solid lines.
+  Learned optimizers, those without a learning rate, are drawn as solid lines.
   """
   _, curves_csv = write(curves, directory)
   learned = {name for name, c in curves.items() if c.learning_rate is None}

@@ -1,6 +1,8 @@
 """One optimizer's learning curves on draws of a problem.
 
-Whoever is compared runs through here: the same unroll, draws and mini-batches.
+All optimizers in a comparison run through `Runner`, so that they get the same unroll,
+draws and mini-batches. A draw is what a seed names: initial parameters and constants of
+one task, or of a batch of tasks that each have a curve of their own.
 """
 
 from typing import NamedTuple
@@ -14,9 +16,9 @@ from l2l_tf.problems import Problem
 
 
 class Curves(NamedTuple):
-  """How one optimizer did."""
+  """Learning curves of one optimizer, and what it reached on held-out data."""
 
-  losses: np.ndarray  # [num_problems, num_steps + 1], f(theta_t)
+  losses: np.ndarray  # [num_tasks, num_steps + 1], f(theta_t); all tasks of all draws
   held_out: dict[str, np.ndarray]  # each [num_draws], at the last step
   learning_rate: float | None = None  # the selected one, of a baseline
 
@@ -31,7 +33,7 @@ class Runner:
     num_steps: int,
     jit_compile: bool = False,
   ):
-    """Remembers what to run, and whether XLA shall compile it at the first call."""
+    """Initializes the runner; it is compiled, on request by XLA, when first called."""
     self._problem = problem
     self._optimizer = optimizer
     self._num_steps = num_steps
@@ -40,13 +42,13 @@ class Runner:
   def __call__(self, seed: int, branch: int, num_draws: int) -> Curves:
     """Runs on the first `num_draws` draws of the problem below `(seed, branch)`.
 
-    Held-out data are evaluated on the branch that is reported, and only there.
+    Held-out data are evaluated on the evaluation branch only.
     """
     reported = branch == seeds.EVALUATION
     drawn = [
       self._compiled(seeds.make(seed, branch, i), reported) for i in range(num_draws)
     ]
-    losses, held_out = zip(*drawn)  # each of losses is [num_steps + 1, num_tasks]
+    losses, held_out = zip(*drawn)  # each of losses: [num_steps + 1, tasks of the draw]
     return Curves(
       np.concatenate([curve.numpy().T for curve in losses]),
       {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]},

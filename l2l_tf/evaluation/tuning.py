@@ -1,7 +1,7 @@
-"""Learning rates of baselines, each selected on other draws than the reported ones.
+"""Selection of the baselines' learning rates, on other draws than the reported ones.
 
-Whoever is tuned is tuned here, so that no baseline has its rate from the draws on
-which it is compared.
+All tuning is done here, so that no baseline's rate depends on the draws that it is
+compared on.
 """
 
 import math
@@ -15,37 +15,37 @@ from l2l_tf import optimizers, seeds
 from l2l_tf.evaluation.runner import Curves, Runner
 from l2l_tf.problems import Problem
 
-# (losses [num_problems, num_steps + 1], steps <= num_steps) -> what to minimize, a
-# number or infinity for a run that diverged.
+# (losses [num_tasks, num_steps + 1], steps <= num_steps) -> the number to minimize;
+# infinity for a run that diverged.
 Criterion = Callable[[np.ndarray, int], float]
 
 
 def last_step_loss(losses: np.ndarray, steps: int) -> float:
-  """The mean over problems after `steps` steps.
+  """Returns the mean loss over tasks after `steps` steps.
 
   Args:
-    losses: [num_problems, num_steps + 1], from `Curves`.
+    losses: [num_tasks, num_steps + 1], from `Curves`.
     steps: at most num_steps.
 
   Returns:
-    A number; infinity if it is not finite.
+    The mean, or infinity if it is not finite.
   """
   mean = losses[:, steps].mean(dtype=np.float64)
   return float(mean) if np.isfinite(mean) else math.inf
 
 
 def last_tenth_loss(losses: np.ndarray, steps: int) -> float:
-  """The mean over problems and the last tenth of the first `steps` steps.
+  """Returns the mean loss over tasks and the last tenth of the first `steps` steps.
 
-  One mini-batch's loss is noise; the mean over a tenth of the steps shows where a run
-  ended.
+  The loss of a single mini-batch is noisy; the mean over a tenth of the steps shows
+  where a run ends.
 
   Args:
-    losses: [num_problems, num_steps + 1], from `Curves`.
+    losses: [num_tasks, num_steps + 1], from `Curves`.
     steps: at most num_steps.
 
   Returns:
-    A number; infinity if it is not finite, or above the loss at the start.
+    The mean, or infinity if it is not finite or above the mean loss at the start.
   """
   first = steps + 1 - max(1, steps // 10)
   mean = losses[:, first : steps + 1].mean(dtype=np.float64)
@@ -64,32 +64,33 @@ def tune(
   jit_compile: bool = False,
   may_diverge: bool = False,
 ) -> dict[int, Curves]:
-  """Selects a learning rate for every horizon, and runs it on the reported draws.
+  """Selects a learning rate for each horizon, and runs it on the reported draws.
 
-  Every run takes as many steps as the longest horizon; a shorter one is its beginning.
+  Every run takes as many steps as the longest horizon; a shorter horizon uses its
+  first steps.
 
   Args:
     problem: what to optimize.
     make_optimizer: a function of a learning rate.
-    learning_rates: to select from; a single one is taken as it is.
+    learning_rates: the grid; a single rate is used without tuning.
     horizons: numbers of steps for which to select a rate.
-    criterion: what the selected rate has the lowest value of, on the tuning draws.
+    criterion: the selected rate has the lowest value of it on the tuning draws.
     num_draws: draws of the problem that are reported.
-    num_tuning_draws: draws on which each rate runs, of a branch of the seed that is
-      never reported.
+    num_tuning_draws: draws on which each rate runs, from a seed branch that is never
+      reported.
     seed: names all draws.
-    jit_compile: whether XLA shall compile the runs, if it can compile the optimizer.
-    may_diverge: whether to report the first rate where every rate diverges.
+    jit_compile: whether to compile with XLA, if the optimizer allows it.
+    may_diverge: if every rate diverges, report the first one instead of raising.
 
   Returns:
-    By horizon, the curves at its rate; of horizons that share a rate, the same ones.
+    The curves at each horizon's rate, by horizon.
 
   Raises:
     ValueError: if every rate diverged, unless `may_diverge`.
   """
   rate = tf.Variable(learning_rates[0], dtype=tf.float64, trainable=False)
-  # As a schedule, not as the variable: a function of the rate that computed with
-  # the variable would do so once, and every rate would be the first.
+  # Passed as a schedule: a constructor that computed something from the variable
+  # itself would do so only once, with the first rate.
   optimizer = make_optimizer(lambda step: rate)
   jit_compile = jit_compile and optimizer.jit_compile
   runner = Runner(problem, optimizer, max(horizons), jit_compile)
@@ -119,7 +120,7 @@ def tune(
 def _best(
   learning_rates: Sequence[float], values: Sequence[float], may_diverge: bool
 ) -> float:
-  """Returns the rate of the lowest value, the first of equal ones."""
+  """Returns the rate with the lowest value, the first one among equals."""
   if min(values) == math.inf:
     if may_diverge:
       return learning_rates[0]

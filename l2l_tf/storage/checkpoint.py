@@ -15,14 +15,14 @@ from l2l_tf.storage.files import WriteError, write_text, writing  # noqa: F401
 
 
 class CheckpointError(OSError):
-  """There are checkpoints, but not one that can be read."""
+  """There are checkpoints, but none of them can be read."""
 
 
 class Checkpointer:
   """Saves and restores lists of variables, keyed by position.
 
-  `tf.train.CheckpointManager` writes each checkpoint beside the former ones, so a
-  process that dies while saving leaves those as they were.
+  `tf.train.CheckpointManager` writes each checkpoint next to the former ones, so that
+  a process that is killed while saving leaves those as they were.
   """
 
   def __init__(
@@ -34,9 +34,9 @@ class Checkpointer:
     """Initializes the manager; nothing is written yet.
 
     Args:
-      directory: where the checkpoints lie.
+      directory: the directory of the checkpoints.
       variables: lists of variables, by name.
-      max_to_keep: how many of the latest checkpoints stay.
+      max_to_keep: how many of the latest checkpoints to keep.
     """
     self._directory = pathlib.Path(directory)
     self._variables = [v for values in variables.values() for v in values]
@@ -46,7 +46,7 @@ class Checkpointer:
     )
     try:
       self._manager = make()
-    except ValueError:  # Its own list of checkpoints is damaged, and dispensable.
+    except ValueError:  # Its own list of checkpoints is damaged, and not needed.
       (self._directory / "checkpoint").unlink()
       self._manager = make()
 
@@ -78,7 +78,7 @@ class Checkpointer:
         self._check(path)
         self._checkpoint.restore(path).assert_consumed().expect_partial()
         return _number(path)
-      except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
+      except Exception as e:  # Damaged files may raise anything.
         logging.warning(
           "Checkpoint %r is half-written, damaged or of another configuration (%s);"
           " going on without it.",
@@ -86,9 +86,9 @@ class Checkpointer:
           files.first_line(e),
         )
         for variable, value in zip(self._variables, fresh):
-          variable.assign(value)  # What it held of use must not stay either.
-    # The manager notes a checkpoint once it is whole: of one that it does not know,
-    # the process died while saving it.
+          variable.assign(value)  # Some may have been restored before it failed.
+    # The manager lists a checkpoint once it is complete. If one is not in the list, the
+    # process was killed while saving it.
     finished = {os.path.basename(path) for path in self._manager.checkpoints}
     if finished & {os.path.basename(path) for path in paths}:
       raise CheckpointError(
@@ -99,7 +99,7 @@ class Checkpointer:
     return None
 
   def _paths(self) -> list[str]:
-    """All checkpoints that the directory or the manager knows, the latest first."""
+    """Returns all checkpoints in the directory or the manager's list, latest first."""
     found = {p.stem for p in self._directory.glob("ckpt-*.index")}
     found |= {os.path.basename(p) for p in self._manager.checkpoints}
     names = [name for name in found if re.fullmatch(r"ckpt-\d+", name)]

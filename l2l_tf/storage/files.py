@@ -19,11 +19,11 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Explains a failure to write `path`, whoever of Python or TensorFlow met it.
+  """Turns an error of Python or TensorFlow while writing `path` into one sentence.
 
   Raises:
-    WriteError: in place of their errors; one from inside, which names its own file,
-      is left as it is.
+    WriteError: instead of those errors; a `WriteError` from inside, which names its
+      own file, passes unchanged.
   """
   try:
     yield
@@ -42,14 +42,14 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file, replacing a former one only once all is on the disk.
 
-  A process that dies while writing leaves the former file as it was, and beside it
-  perhaps a hidden one, ".<digits>.tmp".
+  A process that is killed while writing leaves the former file as it was, and perhaps
+  a hidden temporary file next to it.
 
   Raises:
     OSError: if it cannot be written; the former file is left as it was.
   """
   path = pathlib.Path(path)
-  # Not the file's own name: TensorBoard would read what has one of its files' names.
+  # Without the file's own name: TensorBoard reads any file named like an event file.
   temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
   file = temporary.open("xb")
   try:
@@ -64,7 +64,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text, as UTF-8, like `write_atomically`.
+  """Writes a text as UTF-8, with `write_atomically`.
 
   Raises:
     WriteError: if it cannot be written.
@@ -74,7 +74,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
-  """Writes rows of cells as CSV, like `write_atomically`; None is an empty cell.
+  """Writes rows of cells as CSV, with `write_atomically`; None is an empty cell.
 
   Raises:
     WriteError: if it cannot be written.
