@@ -88,6 +88,17 @@ def test_a_card_reads_as_text_with_the_failures_before_the_table():
   assert "tuned Adam better" in str(card({"easy": LOSSES["easy"]}))
 
 
+def test_the_table_character_for_character():
+  losses = {name: LOSSES[name] for name in ("easy", "wild")}
+  assert card(losses).table().splitlines() == [
+    "held-out task  steps   learned  Adam  Adam at 0.001",
+    "easy             100       0.1   0.2            0.3",
+    "easy           1,000      0.01  0.02           0.03",
+    "wild             100       0.4   0.1            0.3",
+    "wild           1,000  diverged  0.01           0.03",
+  ]
+
+
 def test_a_written_card_reads_back(tmp_path):
   path = tmp_path / "tiny.json"
   cards.write(card(), path)
