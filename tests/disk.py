@@ -1,6 +1,7 @@
 """Disks as tests need them: one that is full, and one that nobody may touch."""
 
 import contextlib
+import os
 import resource
 
 
@@ -25,3 +26,17 @@ def unchanged(path):
   before = state()
   yield
   assert state() == before
+
+
+@contextlib.contextmanager
+def read_only(path):
+  """A folder in which nothing can be made or replaced, not by root either."""
+  user, mode = os.geteuid(), path.stat().st_mode
+  path.chmod(0o555)
+  try:
+    if user == 0:
+      os.seteuid(65534)  # Root may write anywhere.
+    yield
+  finally:
+    os.seteuid(user)
+    path.chmod(mode)

@@ -18,6 +18,7 @@ from l2l_tf.pretraining.cards import Card, Result, Score
 from l2l_tf.storage import export
 
 ROOT = pathlib.Path(__file__).parents[1]
+WEIGHTS = "l2l_tf/pretraining/weights"
 INF = math.inf
 # task -> steps -> losses of: learned, tuned Adam, Adam at 0.001
 LOSSES = {
@@ -85,6 +86,17 @@ def test_a_card_reads_as_text_with_the_failures_before_the_table():
   assert lines[7].split() == ["wild", "1,000", "diverged", "0.01", "0.03"]
   assert len(lines) == 10
   assert "tuned Adam better" in str(card({"easy": LOSSES["easy"]}))
+
+
+def test_the_table_character_for_character():
+  losses = {name: LOSSES[name] for name in ("easy", "wild")}
+  assert card(losses).table().splitlines() == [
+    "held-out task  steps   learned  Adam  Adam at 0.001",
+    "easy             100       0.1   0.2            0.3",
+    "easy           1,000      0.01  0.02           0.03",
+    "wild             100       0.4   0.1            0.3",
+    "wild           1,000  diverged  0.01           0.03",
+  ]
 
 
 def test_a_written_card_reads_back(tmp_path):
@@ -172,8 +184,8 @@ def test_a_wheel_holds_them(tmp_path):
   (wheel,) = (tmp_path / "dist").iterdir()
   files = zipfile.ZipFile(wheel).namelist()
   for name in [*SHIPPED, "tiny"]:
-    assert f"l2l_tf/weights/{name}.json" in files
-    assert f"l2l_tf/weights/{name}.l2l.npz" in files
+    assert f"{WEIGHTS}/{name}.json" in files
+    assert f"{WEIGHTS}/{name}.l2l.npz" in files
 
 
 def copied(target):
@@ -181,8 +193,7 @@ def copied(target):
   shutil.copytree(ROOT / "l2l_tf", target / "l2l_tf")
   for name in ("setup.py", "README.md", "pyproject.toml"):
     shutil.copy(ROOT / name, target)
-  weights = target / "l2l_tf" / "weights"
-  weights.mkdir(exist_ok=True)
+  weights = target / WEIGHTS
   export.save(CoordinatewiseLSTM((2,)), weights / "tiny.l2l.npz")
   cards.write(card(), weights / "tiny.json")
   return target

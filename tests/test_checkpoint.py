@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from disk import largest_file
 
-from l2l_tf.storage import checkpoint
-from l2l_tf.storage.checkpoint import Checkpointer, CheckpointError, WriteError
+from l2l_tf.storage.checkpoint import Checkpointer, CheckpointError
+from l2l_tf.storage.files import WriteError
 
 VALUES = {
   "weights": [
@@ -267,44 +267,3 @@ def test_a_full_disk_leaves_the_former_checkpoints(directory):
   np.testing.assert_allclose(large.numpy(), expected, atol=1e-6)
   checkpointer.save(2)
   assert Checkpointer(directory / "large", held).restore() == 2
-
-
-@pytest.mark.parametrize(
-  "error, reason",
-  [
-    (OSError(28, "No space left on device"), r"\(No space left on device\)"),
-    (OSError("in a word"), r"\(OSError: in a word\)"),
-    (OSError(), r"\(OSError: no message\)"),
-    (
-      tf.errors.ResourceExhaustedError(
-        None, None, "{{node save}} a/b.tempstate12; No space left on device [Op:SaveV2]"
-      ),
-      r"\(No space left on device\)",
-    ),
-    (
-      tf.errors.UnknownError(None, None, "in a word\nand more"),
-      r"\(UnknownError: in a word\)",
-    ),
-  ],
-)
-def test_a_failure_to_write_is_one_sentence(error, reason):
-  match = f"^'a/b' could not be written {reason}"
-  with pytest.raises(WriteError, match=match) as e, checkpoint.writing("a/b"):
-    raise error
-  assert "\n" not in str(e.value) and str(e.value).endswith("then start again.")
-
-
-def test_a_fault_is_no_failure_to_write():
-  with pytest.raises(KeyError), checkpoint.writing("a"):
-    raise KeyError("a")
-
-
-def test_a_text_is_written_whole_or_not_at_all(tmp_path):
-  file = tmp_path / "flags.txt"
-  checkpoint.write_text(file, "old")
-  with largest_file(100), pytest.raises(WriteError, match=r"flags\.txt"):
-    checkpoint.write_text(file, "new" * 100)
-  assert file.read_text() == "old"
-  checkpoint.write_text(file, "new" * 100)
-  assert file.read_text() == "new" * 100
-  assert list(tmp_path.iterdir()) == [file]

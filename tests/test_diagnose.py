@@ -17,6 +17,7 @@ from l2l_tf.optimizers import (
   Partition,
   Where,
 )
+from l2l_tf.runs import diagnosis
 
 G = np.array([-1e3, -1e-2, 0.0, 1e-8, 1e-2, 1e3])
 CLOSE = {"rtol": 1e-5, "atol": 1e-12}
@@ -201,3 +202,24 @@ def test_what_is_written_can_be_read(tmp_path):
   huge = runs["huge"]
   expected = [-1e6, huge.updates[1, 1], huge.updates[:, 1].sum()]
   np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_the_table_character_for_character():
+  g = np.array([-1e-2, 0.0, 1e-2])
+  curves = (0.0 - scale * g for scale in (0.1, 0.123456, 1e5))
+  constant = np.array([[1e-2, -1e-2]] * 2)
+  noise = np.array([[0.5, -1.0, 2.0]])
+  runs = {
+    "zero": diagnose.Run(np.zeros([2, 1]), np.zeros([2, 1]), {}),
+    "normal": diagnose.Run(constant, -0.1 * constant, {}),
+    "noise": diagnose.Run(noise, noise, {}),
+  }
+  table = diagnosis.table(diagnose.Response(g, *curves), runs)
+  assert table.splitlines() == [
+    "gradient  first update  after equal  after alternating          sum",
+    "--------  ------------  -----------  -----------------  -----------",
+    "       0             0            0                  0            0",
+    "    0.01        -0.001     -0.00123             -1e+03       -0.002",
+    "   -0.01         0.001      0.00123              1e+03        0.002",
+    "   noise                                                0.5 +/- 1.2",
+  ]

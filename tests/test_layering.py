@@ -22,7 +22,7 @@ _FLOORS = [
   ["meta", "storage"],
   ["optimizers", "problems"],
   ["preprocess"],
-  ["cores", "dtypes", "registry", "seeds"],
+  ["cores", "dtypes", "registry", "seeds", "tables"],
 ]
 _DEPTH = {name: depth for depth, names in enumerate(_FLOORS) for name in names}
 

@@ -155,6 +155,21 @@ def test_the_table_is_sorted_and_aligned():
     assert all(line[end - 1] != " " for end in ends[1:])
 
 
+def test_the_table_character_for_character():
+  assert table(summarize(hand_made())).splitlines() == [
+    "optimizer  rate  final loss   +/-  median  mean over steps  steps to best"
+    "  ratio to best  accuracy",
+    "---------  ----  ----------  ----  ------  ---------------  -------------"
+    "  -------------  --------",
+    "lstm          -           1  0.98       1            2.167              1"
+    "         0.6667      0.75",
+    "Adam        0.1         1.5  0.98     1.5            2.833              2"
+    "              1       0.5",
+    "SGD           1           3     0       3            3.667              -"
+    "              2         0",
+  ]
+
+
 def test_a_table_without_held_out_scalars():
   given = {"lstm": curves([1.0, 0.5])}
   assert table(summarize(given)).splitlines()[0].endswith("ratio to best")

@@ -4,9 +4,8 @@ import csv
 
 import numpy as np
 import pytest
-from disk import largest_file, unchanged
+from disk import unchanged
 
-from l2l_tf.storage.checkpoint import WriteError
 from l2l_tf.storage.validations import Validations
 
 
@@ -54,11 +53,3 @@ def test_a_damaged_file_stops_no_training(tmp_path, content):
   path.write_text(content)
   write(path, [6], after=3)
   assert [row[0] for row in rows(path)] == [6, 6]
-
-
-def test_a_full_disk_leaves_the_former_file(tmp_path):
-  path = tmp_path / "validation.csv"
-  write(path, [3])
-  validations = Validations(path, 3)
-  with unchanged(tmp_path), largest_file(10), pytest.raises(WriteError):
-    validations.add(6, np.ones(3))

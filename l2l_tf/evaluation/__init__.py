@@ -1,1 +1,1 @@
-"""How optimizers do: learning curves under one protocol, and what they show."""
+"""Learning curves of optimizers under one protocol, and what optimizers do."""

@@ -1,12 +1,10 @@
-"""What an optimizer does to gradients that are known: its response and behaviour.
+"""An optimizer's updates for chosen gradients, at one step and over many.
 
-No problem is involved. A gradient is chosen, the optimizer reads it, and what it
-answers is recorded: at its first step, after a history, over many steps. Every
-gradient value is a parameter of its own and starts at zero.
+No problem is run: the optimizer is given gradients, and its updates are recorded at the
+first step, after a history of gradients, and over many steps. Each gradient value
+belongs to a parameter of its own, which starts at zero.
 """
 
-import csv
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf import preprocess, seeds
+from l2l_tf import preprocess, seeds, tables
 from l2l_tf.optimizers import COORDINATE, KernelwiseLSTM, Optimizer, Partition
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 
 _MAGNITUDES = np.logspace(-10, 10, 81)  # four per decade
 GRADIENTS = np.concatenate([-_MAGNITUDES[::-1], [0.0], _MAGNITUDES])
@@ -26,32 +24,32 @@ _NUM_NOISES = 32
 
 
 class Response(NamedTuple):
-  """The update that each gradient is answered with, each [N]."""
+  """Updates by gradient; every array is [N]."""
 
   gradients: np.ndarray
   first: np.ndarray  # from the initial state
-  constant: np.ndarray  # after a history of this same gradient
-  alternating: np.ndarray  # after a history of this gradient with changing sign
+  constant: np.ndarray  # after a history of the same gradient
+  alternating: np.ndarray  # after a history of the gradient with alternating sign
 
 
 class Run(NamedTuple):
-  """One sequence of gradients and how the optimizer answered; N of them at once."""
+  """N sequences of gradients, and the updates that the optimizer made of them."""
 
   gradients: np.ndarray  # [T, N]
   updates: np.ndarray  # [T, N]
-  diagnostics: dict[str, float]  # of `Optimizer.diagnostics`, means over the steps
+  diagnostics: dict[str, float]  # from `Optimizer.diagnostics`, means over steps
 
   @property
   def totals(self) -> np.ndarray:
-    """Where the parameters are after each step, [T, N]."""
+    """Parameters after each step, the sums of the updates so far; [T, N]."""
     return np.cumsum(self.updates, axis=0)
 
 
 def members(optimizer: Optimizer) -> dict[str, Optimizer]:
   """Returns the optimizers to diagnose one by one, by name.
 
-  A `Partition` is as many optimizers as it has routes, "route_0" and so on; any
-  other one is itself, and has the name "".
+  For a `Partition`, these are the optimizers of its routes, "route_0" and so on; for
+  any other optimizer, itself under the name "".
   """
   if not isinstance(optimizer, Partition):
     return {"": optimizer}
@@ -67,18 +65,18 @@ def response(
   gradients: Sequence[float] | np.ndarray = GRADIENTS,
   warmup: int = 10,
 ) -> Response:
-  """Asks for the update at each gradient.
+  """Measures the update for each gradient.
 
   Args:
-    optimizer: of any kind but a `Partition`, see `members`. One that mixes
-      coordinates meets each gradient in a run of its own; a `KernelwiseLSTM` meets
-      a kernel full of it, and the update is the kernel's mean.
+    optimizer: any but a `Partition`, see `members`. One that mixes coordinates gets
+      each gradient in a separate run; a `KernelwiseLSTM` gets a kernel filled with
+      the gradient, and the update is the mean over the kernel.
     gradients: finite values, [N].
-    warmup: steps of history before the later two updates.
+    warmup: steps of history before the updates `constant` and `alternating`.
 
   Returns:
-    The updates at the first step and after both histories. An alternating history
-    ends with the opposite sign.
+    The updates at the first step and after both histories. The last gradient of an
+    alternating history has the opposite sign.
 
   Raises:
     ValueError: for a Partition, gradients that are not finite, or warmup < 1.
@@ -106,9 +104,9 @@ def behaviour(
     seed: of the noise.
 
   Returns:
-    The runs "zero", with N = 1; "tiny", "normal" and "huge", of the gradients
-    1e-8, 1e-2 and 1e6, with N = 2 for both signs, plus first; and "noise", 32
-    sequences of independent normal numbers whose deviation is the normal gradient.
+    The runs by name: "zero" (N = 1); "tiny", "normal" and "huge", with constant
+    gradients of 1e-8, 1e-2 and 1e6 (N = 2, the positive sign first); and "noise"
+    (N = 32), with independent normal gradients of standard deviation 1e-2.
 
   Raises:
     ValueError: for a Partition or num_steps < 1.
@@ -138,19 +136,17 @@ def write(
     totals = run.totals
     for (t, n), g in np.ndenumerate(run.gradients):
       values = g, run.updates[t, n], totals[t, n]
-      steps.append([name, n, t + 1, *map(_cell, values)])
+      steps.append([name, n, t + 1, *(tables.number(x, 9) for x in values)])
   answers = [["gradient", *response._fields[1:]]]
-  answers += [[_cell(value) for value in values] for values in zip(*response)]
+  answers += [[tables.number(x, 9) for x in values] for values in zip(*response)]
   paths = directory / "response.csv", directory / "trajectories.csv"
   for path, lines in zip(paths, [answers, steps]):
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    checkpoint.write_text(path, text.getvalue())
+    files.write_csv(path, lines)
   return paths
 
 
 class _Player:
-  """Plays sequences of gradients to one optimizer; its step is compiled once."""
+  """Runs one optimizer on sequences of gradients, with a step compiled once."""
 
   def __init__(self, optimizer: Optimizer):
     if isinstance(optimizer, Partition):
@@ -166,11 +162,11 @@ class _Player:
       self._together = preprocess.is_elementwise(optimizer.config["preprocess"])
 
   def __call__(self, gradients: np.ndarray) -> Run:
-    """Plays gradients [T, N]: T steps of one parameter or of N of them."""
+    """Runs T steps on gradients [T, N]."""
     count = gradients.shape[1]
     blocks = np.split(gradients, 1 if self._together else count, axis=1)
     spec = tf.TensorSpec(blocks[0].shape, tf.float32)
-    run = self._run.get_concrete_function(spec)  # Each shape is traced on purpose.
+    run = self._run.get_concrete_function(spec)  # traced once per shape, on purpose
     updates, diagnostics = zip(*(run(tf.constant(b, spec.dtype)) for b in blocks))
     means = {k: float(np.mean([d[k] for d in diagnostics])) for k in diagnostics[0]}
     updates = np.concatenate(updates, axis=1, dtype=np.float64)
@@ -187,11 +183,7 @@ class _Player:
     theta, state, _, _ = carry
     grads = [tf.broadcast_to(g, theta.shape)]
     diagnostics = self._optimizer.diagnostics(grads, state)
-    loss = tf.reduce_sum(grads[0] * theta)  # whose gradient this is
+    loss = tf.reduce_sum(grads[0] * theta)  # a loss with these gradients
     (update,), state = self._optimizer(grads, state, params=[theta], loss=loss)
     mean = tf.reduce_mean(update, axis=range(len(self._axes)))
     return theta + update, state, mean, diagnostics
-
-
-def _cell(value: float) -> str:
-  return f"{value:.9g}"

@@ -1,9 +1,9 @@
-"""What the measurements of `diagnose` mean, in plain words.
+"""Sentences on what the measurements of `diagnose` mean.
 
 An update u(g) has two parts at each magnitude of the gradient: the signal
-(u(-g) - u(g)) / 2, positive where the gradient is followed downhill, and the bias
-(u(-g) + u(g)) / 2, which moves the parameter whatever the sign. Where the bias is
-the larger part, one of the two signs is answered uphill.
+(u(-g) - u(g)) / 2, positive where the update goes downhill, and the bias
+(u(-g) + u(g)) / 2, which moves the parameter whatever the gradient's sign. Where the
+bias is larger, the update for one of the two signs goes uphill.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,12 +14,12 @@ import numpy as np
 from l2l_tf.evaluation.diagnose import HUGE, NORMAL, TINY, Response, Run
 
 BIAS = 0.01  # movement without a gradient, as a share of that at the normal one
-RESOLUTION = 2.0**-24  # an update that leaves a float32 weight of size 1 as it is
+RESOLUTION = 2.0**-24  # too small an update to change a float32 weight of size 1
 FADED = 0.5  # signal at the largest gradient, as a share of its maximum
-FLAT = 1.1  # largest by smallest signal of a response that has saturated ...
-FLAT_SPAN = 10.0  # ... over at least this factor of |g|
+FLAT = 1.1  # ratio of largest to smallest signal of a saturated response ...
+FLAT_SPAN = 10.0  # ... over a range of |g| of at least this ratio
 SLOPE_RANGE = 1e-4, 1.0  # gradients between which the exponent is measured
-MEMORY = 1.5  # factor between the signals after equal and after alternating gradients
+MEMORY = 1.5  # ratio of the signals after equal and after alternating gradients
 STALLED = 0.1  # signal of the last tenth of a run, as a share of the first tenth's
 DRIFT = 1.0  # mean of the totals under noise, in their standard deviations
 SATURATED = 0.5  # share of a layer's gates that are within 0.05 of 0 or of 1
@@ -36,20 +36,20 @@ class Finding(NamedTuple):
 
 
 class _Signs(NamedTuple):
-  """A response by magnitude, where all of it is finite; each [M], ascending."""
+  """A response by gradient magnitude, the finite part; each [M], ascending."""
 
   magnitudes: np.ndarray
   first: np.ndarray  # signal
   constant: np.ndarray  # signal
   alternating: np.ndarray  # signal
-  downhill: np.ndarray  # whether both signs are, at first and after equal gradients
+  downhill: np.ndarray  # bool: for both signs, at first and after equal gradients
 
   def nearest(self, magnitude: float) -> int:
     return int(np.abs(np.log(self.magnitudes / magnitude)).argmin())
 
 
 def findings(response: Response, runs: Mapping[str, Run]) -> list[Finding]:
-  """Applies every rule; the constants of this module are their thresholds.
+  """Applies every rule; the constants of this module are the thresholds.
 
   Args:
     response: from `diagnose.response`, on gradients as `diagnose.GRADIENTS` are:
@@ -231,7 +231,7 @@ def _note(name: str, text: str) -> Finding:
 
 
 def _signal(run: Run) -> np.ndarray:
-  """By how much each step follows a constant gradient of both signs; [T]."""
+  """Returns the signal of each step of a run with constant gradients; [T]."""
   return (run.updates[:, 1] - run.updates[:, 0]) / 2
 
 
@@ -254,7 +254,7 @@ def _finite(runs: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def _ranges(values: np.ndarray, mask: np.ndarray) -> str:
-  """Writes where `mask` holds, e.g. "from 1e-10 to 0.1 and of 10"."""
+  """Describes where `mask` is true, e.g. "from 1e-10 to 0.1 and of 10"."""
   edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
   texts = []
   for begin, end in zip(values[edges[::2]], values[edges[1::2] - 1]):

@@ -1,13 +1,16 @@
-"""Pictures, from the CSV files that an evaluation or a diagnosis wrote."""
+"""Plots of the CSV files of an evaluation, a training or a diagnosis."""
 
 import csv
 import functools
+import io
 import os
 import pathlib
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
+
+from l2l_tf.storage import files
 
 _COLORS = matplotlib.colormaps["tab10"].colors
 _BASELINE_STYLE = {"linewidth": 1.4, "linestyle": "--"}
@@ -17,15 +20,24 @@ _HISTORIES = {
   "constant": "after equal ones",
   "alternating": "after alternating ones",
 }
-_WIDTHS = [3.6, 2.4, 1.2]  # Equal curves do not hide each other.
+_WIDTHS = [3.6, 2.4, 1.2]  # so that equal curves do not hide each other
 _MOST_TRAJECTORIES = 12
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
-  """Writes a picture in place of an older one, only once all of it is written."""
-  temporary = path.with_name(f".{path.name}")
-  figure.savefig(temporary)
-  temporary.replace(path)
+  """Writes a plot, replacing a former one only once all is written.
+
+  Args:
+    figure: to draw.
+    path: the file; its ending names the format.
+
+  Raises:
+    WriteError: if it cannot be written; the former one stays.
+  """
+  picture = io.BytesIO()
+  figure.savefig(picture, format=path.suffix.removeprefix(".") or None)
+  with files.writing(path):
+    files.write_atomically(path, picture.getvalue())
 
 
 def learning_curves(
@@ -61,12 +73,9 @@ def learning_curves(
   axes.set_yscale("log")
   axes.set_ylim(*_limits(curves))
   axes.set_xlim(0, max(c["step"][-1] for c in curves.values()))
-  axes.set_xlabel("step")
-  axes.set_ylabel("loss over problems: mean with 95% band, median dotted")
-  axes.set_title(title)
-  axes.grid(which="major", alpha=0.3)
+  ylabel = "loss over problems: mean with 95% band, median dotted"
+  _label(axes, title, "step", ylabel)
   axes.grid(which="minor", alpha=0.1)
-  axes.spines[["top", "right"]].set_visible(False)
   axes.legend(title="optimizer (final loss)", frameon=False)
   return figure
 
@@ -107,11 +116,7 @@ def trajectories(
   axes.set_yscale("log")
   axes.set_ylim(*_limits({k: {"mean": c["loss"]} for k, c in curves.items()}))
   axes.set_xlim(0, max(c["step"][-1], 1))
-  axes.set_xlabel("inner step")
-  axes.set_ylabel("loss")
-  axes.set_title(title)
-  axes.grid(which="major", alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
+  _label(axes, title, "inner step", "loss")
   axes.legend(frameon=False)
   return figure
 
@@ -123,9 +128,9 @@ def diagnosis(
 ) -> matplotlib.figure.Figure:
   """Draws how updates follow the gradient, on logarithmic axes.
 
-  On the left the response to each gradient, on the right where the runs of constant
-  gradients lead. Both count movement against the gradient's sign as positive; where
-  there is any uphill, it lies in the red.
+  The left plot shows the update for each gradient, the right one the sum of updates
+  under constant gradients and noise. Movement against the gradient is positive; if any
+  goes uphill, the area below zero is red.
 
   Args:
     response_csv: `response.csv` from `diagnose.write`.
@@ -144,8 +149,6 @@ def diagnosis(
   _draw_response(left, _columns(pathlib.Path(response_csv)))
   _draw_trajectories(right, _read(pathlib.Path(trajectories_csv), "run"))
   for axes in left, right:
-    axes.grid(which="major", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.plot([], [], "--", color="gray", label="dashed: g < 0")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     axes.legend(ncols=3, fontsize="small", frameon=False, **below)
@@ -172,9 +175,7 @@ def _draw_response(axes: matplotlib.axes.Axes, columns: dict[str, np.ndarray]) -
     axes.plot(lost, np.ones_like(lost), "rx", label="not finite", **top)
   axes.set_xscale("log")
   axes.set_xlim(sizes[0], sizes[-1])
-  axes.set_xlabel("size of the gradient")
-  axes.set_ylabel("update against the gradient")
-  axes.set_title("response")
+  _label(axes, "response", "size of the gradient", "update against the gradient")
   _signed_log(axes, curves)
 
 
@@ -198,14 +199,21 @@ def _draw_trajectories(
       draw(-totals[:, 0], "-", label=f"|g| = {g[0, 0]:g}", **style)
       draw(totals[:, 1], "--", **style)
   axes.set_xlim(0, steps[-1, 0])
-  axes.set_xlabel("step")
-  axes.set_ylabel("sum of updates, against the gradient")
-  axes.set_title("constant gradients and noise")
+  ylabel = "sum of updates, against the gradient"
+  _label(axes, "constant gradients and noise", "step", ylabel)
   _signed_log(axes, np.array([line.get_ydata() for line in axes.lines]))
 
 
+def _label(axes: matplotlib.axes.Axes, title: str, xlabel: str, ylabel: str) -> None:
+  axes.set_title(title)
+  axes.set_xlabel(xlabel)
+  axes.set_ylabel(ylabel)
+  axes.grid(which="major", alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
 def _signed_log(axes: matplotlib.axes.Axes, values: np.ndarray) -> None:
-  """A logarithmic axis that goes on below zero where there are such values."""
+  """Sets a logarithmic y axis, on both sides of zero if any value is negative."""
   values = values[np.isfinite(values) & (values != 0)]
   values = values if len(values) else np.ones(1)
   low, high = 3 * min(values.min(), 0), 3 * max(values.max(), 0)
@@ -223,7 +231,7 @@ def _signed_log(axes: matplotlib.axes.Axes, values: np.ndarray) -> None:
 
 
 def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Columns of a CSV of numbers."""
+  """Reads the columns of a CSV file of numbers."""
   with path.open(newline="") as f:
     return _arrays(path, list(csv.DictReader(f)))
 
@@ -231,7 +239,7 @@ def _columns(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _read(
   path: pathlib.Path, key: str = "optimizer"
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Columns of the CSV by the one that is named `key`."""
+  """Reads the columns of a CSV file, for each value of the column `key`."""
   rows: dict[str, list[dict[str, str]]] = {}
   with path.open(newline="") as f:
     for row in csv.DictReader(f):
@@ -252,7 +260,7 @@ def _last(curve: dict[str, np.ndarray]) -> float:
 
 
 def _limits(curves: dict[str, dict[str, np.ndarray]]) -> tuple[float, float]:
-  """Bounds that a diverging optimizer cannot stretch."""
+  """Returns limits of the y axis that a diverging optimizer does not stretch."""
   values = np.concatenate([c["mean"] for c in curves.values()])
   values = values[np.isfinite(values) & (values > 0)]
   if not len(values):

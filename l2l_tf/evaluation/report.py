@@ -1,7 +1,5 @@
-"""What an evaluation says: statistics of learning curves, as table and CSV."""
+"""Statistics of learning curves, as a table, CSV files and a plot."""
 
-import csv
-import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,15 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from l2l_tf import tables
 from l2l_tf.evaluation import plots
-from l2l_tf.evaluation.protocol import Curves
-from l2l_tf.storage import checkpoint
+from l2l_tf.evaluation.runner import Curves
+from l2l_tf.storage import files
 
 _Z = 1.96  # 95% of a normal distribution
+_ENDS = ("", "_low", "_high")  # of the columns of a band
 
 
 class Band(NamedTuple):
-  """A statistic over problems with its 95% confidence interval, per step."""
+  """A statistic over tasks with its 95% confidence interval, per step."""
 
   value: np.ndarray
   low: np.ndarray
@@ -29,21 +29,21 @@ class Row(NamedTuple):
 
   optimizer: str
   learning_rate: float | None
-  final_loss: float  # mean over problems
+  final_loss: float  # mean over tasks
   final_low: float  # 95% confidence interval of that mean
   final_high: float
   median_final_loss: float
-  area: float  # mean over problems and steps: the area under the curve per step
-  steps_to_best: int | None  # until the best baseline's final loss is reached
+  area: float  # under the mean curve, per step: the mean over tasks and steps
+  steps_to_best: int | None  # to reach the best baseline's final loss
   ratio_to_best: float | None  # of final losses; None without a positive best
   held_out: dict[str, float]  # means over draws
 
 
 def mean_band(losses: np.ndarray) -> Band:
-  """The mean over problems; normal approximation for its interval.
+  """Returns the mean over tasks, with a normal approximation of its interval.
 
   Args:
-    losses: [num_problems, num_steps + 1].
+    losses: [num_tasks, num_steps + 1].
   """
   losses = losses.astype(np.float64)
   with np.errstate(invalid="ignore"):  # A diverged curve has no deviation.
@@ -53,10 +53,10 @@ def mean_band(losses: np.ndarray) -> Band:
 
 
 def median_band(losses: np.ndarray) -> Band:
-  """The median over problems; order statistics for its interval.
+  """Returns the median over tasks, with order statistics as its interval.
 
   Args:
-    losses: [num_problems, num_steps + 1].
+    losses: [num_tasks, num_steps + 1].
   """
   n, ordered = len(losses), np.sort(losses, axis=0)
   margin = _Z * n**0.5 / 2
@@ -66,9 +66,10 @@ def median_band(losses: np.ndarray) -> Band:
 
 
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
-  """Reduces curves to rows; baselines are those with a tuned learning rate.
+  """Reduces each optimizer's curves to a row of the table.
 
-  The best baseline is the one with the lowest finite final loss.
+  Baselines are those with a learning rate; the best one has the lowest finite final
+  loss.
   """
   finals = [
     c.losses[:, -1].mean(dtype=np.float64)
@@ -112,29 +113,18 @@ def table(rows: list[Row]) -> str:
   ]
   lines = [header]
   for r in sorted(rows, key=lambda r: np.nan_to_num(r.final_loss, nan=np.inf)):
-    lines.append(
-      [
-        r.optimizer,
-        _cell(r.learning_rate),
-        _cell(r.final_loss),
-        _cell((r.final_high - r.final_low) / 2),
-        _cell(r.median_final_loss),
-        _cell(r.area),
-        _cell(r.steps_to_best),
-        _cell(r.ratio_to_best),
-        *(_cell(r.held_out[name]) for name in held_out),
-      ]
-    )
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  rule = "  ".join("-" * w for w in widths)
-  text = [
-    "  ".join(
-      cell.ljust(w) if i == 0 else cell.rjust(w)
-      for i, (cell, w) in enumerate(zip(line, widths))
-    ).rstrip()
-    for line in lines
-  ]
-  return "\n".join([text[0], rule, *text[1:]])
+    numbers = [
+      r.learning_rate,
+      r.final_loss,
+      (r.final_high - r.final_low) / 2,
+      r.median_final_loss,
+      r.area,
+      r.steps_to_best,
+      r.ratio_to_best,
+      *(r.held_out[name] for name in held_out),
+    ]
+    lines.append([r.optimizer, *(tables.number(x, 4) for x in numbers)])
+  return tables.aligned(lines, has_rule=True)
 
 
 def write(
@@ -151,12 +141,10 @@ def write(
   for name, c in curves.items():
     columns = [*mean_band(c.losses), *median_band(c.losses)]
     for step, values in enumerate(zip(*columns)):
-      points.append([name, step, *(f"{v:.9g}" for v in values)])
+      points.append([name, step, *(tables.number(v, 9) for v in values)])
   paths = directory / "summary.csv", directory / "curves.csv"
   for path, lines in zip(paths, [summary, points]):
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    checkpoint.write_text(path, text.getvalue())
+    files.write_csv(path, lines)
   return paths
 
 
@@ -165,21 +153,12 @@ def plot(
   directory: str | os.PathLike[str],
   title: str = "Learning curves",
 ) -> pathlib.Path:
-  """Draws `curves.png` beside what `write` writes; returns its path.
+  """Writes what `write` does, and `curves.png` beside it; returns the plot's path.
 
-  Learned optimizers, those without a selected rate, are solid lines.
+  Learned optimizers, those without a learning rate, are drawn as solid lines.
   """
   _, curves_csv = write(curves, directory)
   learned = {name for name, c in curves.items() if c.learning_rate is None}
   path = curves_csv.with_name("curves.png")
   plots.save(plots.learning_curves(curves_csv, learned, title), path)
   return path
-
-
-_ENDS = ("", "_low", "_high")
-
-
-def _cell(value: float | int | None) -> str:
-  if value is None:
-    return "-"
-  return str(value) if isinstance(value, int) else f"{value:.4g}"

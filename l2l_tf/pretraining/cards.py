@@ -1,8 +1,8 @@
-"""The pretrained optimizers that come with the package, and what they are worth.
+"""The pretrained optimizers that come with the package, and how well they do.
 
-Beside the weights of each lies its card: what it was trained on and how, what it
-reached on tasks held out from that, and where it fails. Both are read from the
-package's own directory; nothing needs a network.
+Next to the weights of each is its card: what it was trained on and how, the losses that
+it reached on held-out tasks, and where it fails. A held-out task is a problem that was
+not trained on. Weights and cards are part of the package; no network is needed.
 """
 
 import dataclasses
@@ -14,8 +14,9 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from l2l_tf import tables
 from l2l_tf.optimizers import Optimizer
-from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage import export, files
 
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".l2l.npz"
@@ -27,35 +28,35 @@ DEFAULT_ADAM = "Adam at 0.001"  # Keras's default rate
 class Result(NamedTuple):
   """What one optimizer reached on one task after a number of steps."""
 
-  task: str
+  task: str  # name of the problem
   steps: int
   optimizer: str
-  learning_rate: float | None  # None of a learned optimizer
-  loss: float  # of mini-batches, over the last tenth of the steps; inf: diverged
+  learning_rate: float | None  # None for a learned optimizer
+  loss: float  # mean over the last tenth of the steps; inf if it diverged
 
 
 class Score(NamedTuple):
-  """On how many held-out tasks an optimizer holds its own."""
+  """Numbers of held-out tasks on which a learned optimizer does well, or diverges."""
 
   num_tasks: int
   no_worse_than_tuned_adam: int
   better_than_default_adam: int
-  diverged: int  # at any number of steps
+  diverged: int  # after any number of steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """What is known of one pretrained optimizer.
+  """What is known about one pretrained optimizer.
 
   Attributes:
     name: what `load` takes.
-    trained_on: the distribution of tasks, in words.
-    commands: that trained it, in this order.
-    seed: of the training and of the tasks below.
-    num_updates: meta-updates of its weights.
-    minutes: that the training took, on two cores.
-    num_draws: fresh draws of each task over which losses are means.
-    results: of it and of hand-designed optimizers on held-out tasks.
+    trained_on: the problem that it was trained on, in words.
+    commands: the commands that trained it, in order.
+    seed: the seed of the training and of the draws in `results`.
+    num_updates: how many meta-updates its weights took.
+    minutes: how long the training took, on two cores.
+    num_draws: how many draws of each held-out task the losses are means over.
+    results: losses of it and of hand-designed optimizers on held-out tasks.
   """
 
   name: str
@@ -69,7 +70,7 @@ class Card:
 
   @property
   def fails(self) -> list[str]:
-    """Sentences on the tasks where tuned Adam is better, the worst first."""
+    """One sentence per task on which tuned Adam is better, the worst first."""
     found = []
     for task in _unique(r.task for r in self.results):
       ratios = [(steps, self._ratio(task, steps)) for steps in self.horizons]
@@ -80,11 +81,11 @@ class Card:
 
   @property
   def horizons(self) -> list[int]:
-    """The numbers of steps after which losses were taken."""
+    """The numbers of steps after which losses are reported."""
     return sorted(_unique(r.steps for r in self.results))
 
   def score(self, steps: int = 1000) -> Score:
-    """Counts the held-out tasks on which it does as well as Adam after `steps`."""
+    """Counts the held-out tasks on which it does as well as Adam in `steps` steps."""
     tasks = _unique(r.task for r in self.results)
     losses = [self._losses(task, steps) for task in tasks]
     diverged = {
@@ -118,14 +119,7 @@ class Card:
         losses = self._losses(task, steps)
         cells = [_cell(losses[name]) for name in names]
         lines.append([task, f"{steps:,}", *cells])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-      "  ".join(
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(line, widths))
-      ).rstrip()
-      for line in lines
-    )
+    return tables.aligned(lines)
 
   def __str__(self) -> str:
     fails = self.fails or ["On none of the held-out tasks is tuned Adam better."]
@@ -156,7 +150,7 @@ class Card:
     return {r.optimizer: r.loss for r in rows}
 
   def _ratio(self, task: str, steps: int) -> float:
-    """The loss in units of tuned Adam's; inf if it diverged."""
+    """Returns the loss as a multiple of tuned Adam's; inf if it diverged."""
     losses = self._losses(task, steps)
     own, adam = losses[LEARNED], losses[TUNED_ADAM]
     if own == math.inf or (adam == 0 and own > 0):
@@ -165,7 +159,7 @@ class Card:
 
 
 class Cards(dict[str, Card]):
-  """Cards by name; as text, a paragraph each."""
+  """Cards by name; its text has a paragraph per card."""
 
   def __str__(self) -> str:
     return "\n\n".join(_paragraph(card) for card in self.values())
@@ -212,7 +206,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
 
 
 def write(card: Card, path: pathlib.Path) -> None:
-  """Writes a card as JSON, in place of an older one only once all is written."""
+  """Writes a card as JSON, replacing a former one only once all is written."""
   fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card)}
   rows = [[*r[:-1], r.loss if r.loss < math.inf else None] for r in card.results]
   lines = [
@@ -220,11 +214,11 @@ def write(card: Card, path: pathlib.Path) -> None:
   ]
   table = ",\n".join(f"    {json.dumps(row)}" for row in rows)
   lines.append(f'  "results": [\n{table}\n  ]')
-  checkpoint.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+  files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read(path: pathlib.Path) -> Card:
-  """The inverse of `write`."""
+  """Reads the card that `write` wrote."""
   fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
   rows = [
     Result(*r[:-1], math.inf if r[-1] is None else r[-1]) for r in fields["results"]
@@ -255,7 +249,7 @@ def _failure(task: str, worse: list[tuple[int, float]]) -> str:
 
 
 def _cell(loss: float) -> str:
-  return f"{loss:.3g}" if loss < math.inf else "diverged"
+  return tables.number(loss, 3) if loss < math.inf else "diverged"
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
-"""How each pretrained optimizer is made, and the held-out tasks that judge it.
+"""How each pretrained optimizer is trained, and the held-out tasks it is tested on.
 
-A recipe's stages are flags of l2l-train; each stage goes on from the optimizer that
-the one before exported.
+A recipe's stages are sets of flags for l2l-train; each stage starts from the optimizer
+that the stage before exported.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 
 class Recipe(NamedTuple):
-  """What a pretrained optimizer is trained on, how, and what it is judged by."""
+  """How a pretrained optimizer is trained and tested."""
 
   trained_on: str
-  stages: tuple[tuple[str, ...], ...]  # flags of l2l-train, stage by stage
-  held_out: Callable[[], Mapping[str, Callable[[], Any]]]  # name -> makes the problem
+  stages: tuple[tuple[str, ...], ...]  # flags of l2l-train for each stage
+  held_out: Callable[[], Mapping[str, Callable[[], Any]]]  # name -> constructor
 
   def commands(self, directory: str, seed: int, extra: tuple[str, ...] = ()):
-    """Returns the flags of every stage, with results below `directory`.
+    """Returns the flags of every stage.
 
     Args:
-      directory: in which stage i writes to a folder "i", from 1.
-      seed: of every stage.
+      directory: stage i, counted from 1, writes to the folder "i" in it.
+      seed: the seed of every stage.
       extra: flags to add to every stage.
     """
     commands = []

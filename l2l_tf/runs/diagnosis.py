@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from l2l_tf import tables
 from l2l_tf.evaluation import diagnose as diagnose_lib
 from l2l_tf.evaluation import findings as findings_lib
 from l2l_tf.evaluation import plots
@@ -15,7 +16,7 @@ from l2l_tf.evaluation.diagnose import Response, Run
 from l2l_tf.evaluation.findings import Finding
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 
 
 def diagnose(values: Mapping[str, Any]) -> None:
@@ -23,7 +24,7 @@ def diagnose(values: Mapping[str, Any]) -> None:
   export_path = pathlib.Path(values["path"]).expanduser()
   members = diagnose_lib.members(cards.load(str(export_path)))
   path = directory(values["save_path"], export_path)
-  with checkpoint.writing(path):
+  with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
   for name, optimizer in members.items():
     title = " ".join([*([name] if name else []), type(optimizer).__name__])
@@ -48,11 +49,10 @@ def diagnose_one(
   found = as_text(findings_lib.findings(response, runs))
   print(f"{title}\n\n{table(response, runs)}\n\n{found}\n")
   csv_files = diagnose_lib.write(response, runs, path)
-  checkpoint.write_text(path / "findings.txt", found + "\n")
+  files.write_text(path / "findings.txt", found + "\n")
   if values["plot"]:
     figure = plots.diagnosis(*csv_files, title)
-    with checkpoint.writing(path / "diagnosis.png"):
-      plots.save(figure, path / "diagnosis.png")
+    plots.save(figure, path / "diagnosis.png")
 
 
 def as_text(found: Sequence[Finding]) -> str:
@@ -69,11 +69,8 @@ def table(response: Response, runs: Mapping[str, Run]) -> str:
       if name != "noise":
         at = np.abs(response.gradients - g).argmin()
         answers = [curve[at] for curve in response[1:]]
-        lines.append([f"{x:.3g}" for x in (g, *answers, run.totals[-1, n])])
+        lines.append([tables.number(x, 3) for x in (g, *answers, run.totals[-1, n])])
   ends = runs["noise"].totals[-1]
-  lines.append(["noise", "", "", "", f"{ends.mean():.2g} +/- {ends.std():.2g}"])
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  lines.insert(1, ["-" * width for width in widths])
-  return "\n".join(
-    "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines
-  )
+  mean, deviation = (tables.number(x, 2) for x in (ends.mean(), ends.std()))
+  lines.append(["noise", "", "", "", f"{mean} +/- {deviation}"])
+  return tables.aligned(lines, num_left=0, has_rule=True)

@@ -12,7 +12,7 @@ from l2l_tf.evaluation import protocol as evaluate_lib
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.runs import flagfile, presets
-from l2l_tf.storage import checkpoint
+from l2l_tf.storage import files
 from l2l_tf.storage.summaries import LEARNING_CURVES, TensorBoard
 
 
@@ -24,9 +24,9 @@ def evaluate(values: Mapping[str, Any]) -> None:
   num_draws = values["num_epochs"] or preset.num_draws
   problem = preset.make_problem()
   path = directory(values)
-  with checkpoint.writing(path):
+  with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(path / "flags.txt", flagfile.as_flagfile(values))
+    files.write_text(path / "flags.txt", flagfile.as_flagfile(values))
   curves = evaluate_lib.compare(
     problem,
     learned,
@@ -40,7 +40,7 @@ def evaluate(values: Mapping[str, Any]) -> None:
   num_problems = len(next(iter(curves.values())).losses)
   print(report.table(report.summarize(curves)))
   title = f"{name}: {num_problems} fresh problems" if values["plot"] else None
-  with checkpoint.writing(path):
+  with files.writing(path):
     board = TensorBoard(path, "evaluation")
     board.flags(values)
     write_results(curves, set(learned), path, board, title)

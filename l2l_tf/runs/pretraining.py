@@ -17,12 +17,12 @@ from typing import Any
 
 import tqdm
 
-from l2l_tf.evaluation import comparison
+from l2l_tf.evaluation import baselines, comparison
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
 from l2l_tf.runs.training_run import OPTIMIZER, finished_epochs
-from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage import export, files
 
 _TRAIN = "from l2l_tf.scripts import train; train.run()"
 _SECONDS = "seconds.txt"
@@ -59,7 +59,7 @@ def make(values: Mapping[str, Any]) -> int:
     results=tuple(results),
   )
   output = pathlib.Path(values["output_path"] or cards.DIRECTORY).expanduser()
-  with checkpoint.writing(output):
+  with files.writing(output):
     output.mkdir(parents=True, exist_ok=True)
     export.save(optimizer, output / f"{name}{cards.SUFFIX}")
     cards.write(card, output / f"{name}.json")
@@ -78,7 +78,7 @@ def _train(flags: Sequence[str], path: pathlib.Path) -> int:
     code = process.wait()
   if path.is_dir():
     seconds = before + time.monotonic() - start
-    checkpoint.write_text(path / _SECONDS, f"{seconds:.0f}\n")
+    files.write_text(path / _SECONDS, f"{seconds:.0f}\n")
   return 128 - code if code < 0 else code
 
 
@@ -105,7 +105,7 @@ def _compare(
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
   horizons = [int(steps) for steps in values["horizons"]]
   settings = [values["num_draws"], values["num_tuning_draws"], values["seed"]]
-  tasks, names = recipe.held_out(), [cards.LEARNED, *comparison.BASELINES]
+  tasks, names = recipe.held_out(), [cards.LEARNED, *baselines.CARD_BASELINES]
   done = _read(path, horizons, settings)
   pairs = [(name, task) for name in names for task in tasks]
   for name, task in (bar := tqdm.tqdm(pairs, desc="Comparing", unit="run")):
@@ -138,10 +138,8 @@ def _read(path: pathlib.Path, horizons, settings) -> _Done:
 
 
 def _write(path: pathlib.Path, done: _Done, horizons, settings) -> None:
-  text = io.StringIO()
   rows = [result for results in done.values() for result in results]
-  csv.writer(text).writerows([_header(horizons, settings), *rows])
-  checkpoint.write_text(path, text.getvalue())
+  files.write_csv(path, [_header(horizons, settings), *rows])
 
 
 def _header(horizons, settings) -> list[str]:

@@ -25,7 +25,7 @@ from l2l_tf.runs.training_run import (
   TrainingRun,
   stop_signals,
 )
-from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage import export, files
 from l2l_tf.storage.summaries import TRAJECTORIES, TensorBoard
 
 # What a run's result does not depend on; it may differ when a run is resumed.
@@ -141,10 +141,10 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
   path = pathlib.Path(values["save_path"])
   print(_opening(run, values))
   if run.changes or not run.is_finished:
-    checkpoint.write_text(path / "flags.txt", flagfile.as_flagfile(values))
+    files.write_text(path / "flags.txt", flagfile.as_flagfile(values))
   if not run.is_finished:
     graph = _graph(run, values) if values["trace_graph"] else None
-    with checkpoint.writing(path):
+    with files.writing(path):
       board = TensorBoard(path, "training", after=run.resumed_from)
       if run.resumed_from is None:
         board.flags(values, _HYPER_PARAMETERS)
@@ -153,7 +153,7 @@ def train(run: TrainingRun, values: dict[str, Any]) -> int:
       if graph is not None and run.resumed_from is None:
         board.graph(graph)
     signal_number = _loop(run, board, values)
-    with checkpoint.writing(path):
+    with files.writing(path):
       board.close()
     if signal_number:
       return 128 + signal_number
@@ -219,7 +219,7 @@ class _Picture:
   def draw(self) -> None:
     """Draws up to the last validation, if it has not been drawn yet."""
     if self._epoch is not None:
-      with checkpoint.writing(self._path):
+      with files.writing(self._path):
         figure = plots.trajectories(self._path / VALIDATIONS, self._title)
         self._board.figure(TRAJECTORIES, figure, self._epoch)
     self._time, self._epoch = time.monotonic(), None
@@ -230,13 +230,13 @@ def _log(
 ) -> None:
   """Writes TensorBoard's logs; if they cannot be written, the run still is saved."""
   try:
-    with checkpoint.writing(path):
+    with files.writing(path):
       board.training(epoch.number, epoch.metrics, 1.0 / epoch.seconds)
       if epoch.validation is not None:
         board.validation(epoch.number, epoch.validation.losses)
         picture.note(epoch.number)
         board.flush()
-  except checkpoint.WriteError:
+  except files.WriteError:
     run.save()
     raise
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from l2l_tf import seeds
 from l2l_tf.evaluation import protocol
 from l2l_tf.meta.trainer import MetaTrainer
-from l2l_tf.storage import checkpoint, export
+from l2l_tf.storage import checkpoint, export, files
 from l2l_tf.storage.validations import Validations
 
 _CONFIG = "config.json"
@@ -220,7 +220,7 @@ class TrainingRun:
     is_best = bool(np.isfinite(loss) and loss < self.best_loss)
     if is_best:
       self.best_loss.assign(loss)
-      with checkpoint.writing(self.export_path):
+      with files.writing(self.export_path):
         export.save(self.trainer.optimizer, self.export_path)
     self._validations.add(int(self.epoch), curves.losses.mean(axis=0))
     return curves, is_best
@@ -282,14 +282,14 @@ def _claim(
       f"{str(path)!r} holds an optimizer or checkpoints but no {_CONFIG}, so it is no"
       " run of l2l-train; give another save_path."
     )
-  with checkpoint.writing(path):
+  with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
   _write(path, config)
   return {}
 
 
 def _write(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-  checkpoint.write_text(path / _CONFIG, json.dumps(config, indent=2) + "\n")
+  files.write_text(path / _CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _compare(

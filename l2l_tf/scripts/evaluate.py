@@ -13,7 +13,7 @@ from absl import flags
 from l2l_tf.runs import presets
 from l2l_tf.scripts import launch
 
-# The names in `protocol.BASELINES`, which cannot be asked without TensorFlow.
+# The names in `evaluation.baselines`, which cannot be asked without TensorFlow.
 BASELINES = ["SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam"]
 
 flags.DEFINE_string(

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, checkpoints, exports, logs."""
+"""Checkpoints, exports and logs, in files that are written whole or not at all."""

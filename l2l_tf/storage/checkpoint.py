@@ -1,63 +1,28 @@
-"""Checkpoints of a running meta-training, and files written whole or not at all."""
+"""Checkpoints of a running meta-training."""
 
-import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from absl import logging
 
+from l2l_tf.storage import files
+
+# Version 0.1.0 had these here.
+from l2l_tf.storage.files import WriteError, write_text, writing  # noqa: F401
+
 
 class CheckpointError(OSError):
-  """There are checkpoints, but not one that can be read."""
-
-
-class WriteError(OSError):
-  """A file that could not be written; those written before it are intact."""
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Explains a failure to write `path`, whoever of Python or TensorFlow met it.
-
-  Raises:
-    WriteError: in place of their errors.
-  """
-  try:
-    yield
-  except (OSError, tf.errors.OpError) as e:
-    reason = getattr(e, "strerror", None) or _first_line(e)
-    # TensorFlow: "{{node ...}} the file; No space left on device [Op:SaveV2]".
-    reason = re.sub(r" \[Op:\w+\]$", "", reason).split("; ")[-1]
-    raise WriteError(
-      f"{str(path)!r} could not be written ({reason}); what was written before is"
-      " intact: free some space or permit writing, then start again."
-    ) from None
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file, replacing a former one only once all is written.
-
-  Raises:
-    WriteError: if it cannot be written.
-  """
-  temporary = path.with_name(f".{path.name}.tmp")
-  with writing(path):
-    try:
-      temporary.write_text(text)
-      os.replace(temporary, path)
-    except OSError:
-      temporary.unlink(missing_ok=True)
-      raise
+  """There are checkpoints, but none of them can be read."""
 
 
 class Checkpointer:
   """Saves and restores lists of variables, keyed by position.
 
-  `tf.train.CheckpointManager` writes each checkpoint beside the former ones, so a
-  process that dies while saving leaves those as they were.
+  `tf.train.CheckpointManager` writes each checkpoint next to the former ones, so that
+  a process that is killed while saving leaves those as they were.
   """
 
   def __init__(
@@ -69,9 +34,9 @@ class Checkpointer:
     """Initializes the manager; nothing is written yet.
 
     Args:
-      directory: where the checkpoints lie.
+      directory: the directory of the checkpoints.
       variables: lists of variables, by name.
-      max_to_keep: how many of the latest checkpoints stay.
+      max_to_keep: how many of the latest checkpoints to keep.
     """
     self._directory = pathlib.Path(directory)
     self._variables = [v for values in variables.values() for v in values]
@@ -81,7 +46,7 @@ class Checkpointer:
     )
     try:
       self._manager = make()
-    except ValueError:  # Its own list of checkpoints is damaged, and dispensable.
+    except ValueError:  # Its own list of checkpoints is damaged, and not needed.
       (self._directory / "checkpoint").unlink()
       self._manager = make()
 
@@ -91,7 +56,7 @@ class Checkpointer:
     Raises:
       WriteError: if it cannot be written; the former ones stay.
     """
-    with writing(self._directory / f"ckpt-{step}"):
+    with files.writing(self._directory / f"ckpt-{step}"):
       self._manager.save(checkpoint_number=step)
 
   def restore(self) -> int | None:
@@ -113,17 +78,17 @@ class Checkpointer:
         self._check(path)
         self._checkpoint.restore(path).assert_consumed().expect_partial()
         return _number(path)
-      except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
+      except Exception as e:  # Damaged files may raise anything.
         logging.warning(
           "Checkpoint %r is half-written, damaged or of another configuration (%s);"
           " going on without it.",
           path,
-          _first_line(e),
+          files.first_line(e),
         )
         for variable, value in zip(self._variables, fresh):
-          variable.assign(value)  # What it held of use must not stay either.
-    # The manager notes a checkpoint once it is whole: of one that it does not know,
-    # the process died while saving it.
+          variable.assign(value)  # Some may have been restored before it failed.
+    # The manager lists a checkpoint once it is complete. If one is not in the list, the
+    # process was killed while saving it.
     finished = {os.path.basename(path) for path in self._manager.checkpoints}
     if finished & {os.path.basename(path) for path in paths}:
       raise CheckpointError(
@@ -134,7 +99,7 @@ class Checkpointer:
     return None
 
   def _paths(self) -> list[str]:
-    """All checkpoints that the directory or the manager knows, the latest first."""
+    """Returns all checkpoints in the directory or the manager's list, latest first."""
     found = {p.stem for p in self._directory.glob("ckpt-*.index")}
     found |= {os.path.basename(p) for p in self._manager.checkpoints}
     names = [name for name in found if re.fullmatch(r"ckpt-\d+", name)]
@@ -149,8 +114,3 @@ class Checkpointer:
 
 def _number(path: str) -> int:
   return int(path.rsplit("-", 1)[1])
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or ["no message"]
-  return f"{type(error).__name__}: {lines[0]}"

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from typing import Any
 
@@ -20,6 +19,7 @@ import tensorflow as tf
 
 from l2l_tf import optimizers, registry
 from l2l_tf.registry import ExportError
+from l2l_tf.storage import files
 
 FORMAT_VERSION = 1
 _HEADER = "header"
@@ -31,7 +31,7 @@ def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
 
   Args:
     optimizer: a registered `Optimizer`.
-    path: the file; conventionally ending in ".l2l.npz".
+    path: the file; by convention, its name ends in ".l2l.npz".
 
   Raises:
     ExportError: if a constructor argument cannot be described, or `load` would
@@ -40,17 +40,7 @@ def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
   """
   data, path = dumps(optimizer), pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  try:
-    with os.fdopen(handle, "wb") as f:
-      f.write(data)
-      f.flush()
-      os.fsync(f.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  files.write_atomically(path, data)
 
 
 def dumps(optimizer: optimizers.Optimizer) -> bytes:
@@ -126,7 +116,7 @@ def _weight_key(index: int) -> str:
 
 
 def _specs(optimizer: Any) -> list[Any]:
-  """Shape and type of each weight, as JSON."""
+  """Returns the shape and type of each weight, as JSON."""
   if not isinstance(optimizer, tf.Module):
     raise ExportError(
       f"{optimizer!r:.100} is not an optimizer; an export holds an l2l_tf Optimizer."
@@ -142,7 +132,7 @@ def _read(data: bytes) -> tuple[Any, list[np.ndarray]]:
     return _read_unguarded(data)
   except ExportError:
     raise
-  except Exception as e:  # Whatever foreign bytes provoke, the file is at fault.
+  except Exception as e:  # Damaged files may raise anything.
     cause = f"{type(e).__name__}: {e}".splitlines()[0][:300]
     raise ExportError(
       f"it was not exported by l2l_tf, or is damaged ({cause}); export it again."
@@ -155,7 +145,7 @@ def _read_unguarded(data):
     np.load(io.BytesIO(data), allow_pickle=False) as arrays,
   ):
     members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
-    # Uncompressed, nothing in it can be larger than the file itself.
+    # Without compression, no array can be larger than the file itself.
     if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
       raise ExportError("it is compressed, which no export is; export it again.")
     if members[_HEADER].file_size > _MAX_HEADER_BYTES:
@@ -167,8 +157,8 @@ def _read_unguarded(data):
         f" {header.get('version')!r}; this release reads 'l2l_tf' version"
         f" {FORMAT_VERSION}."
       )
-    snt.Module()  # Sonnet's check for eager mode, once; within the graph it fails.
-    with tf.Graph().as_default():  # Shapes alone: whatever it asks for is not made.
+    snt.Module()  # Sonnet checks for eager mode once; in the graph that would fail.
+    with tf.Graph().as_default():  # Only shapes: no weight is allocated.
       specs = _specs(registry.build(header["optimizer"]))
     keys = [_weight_key(i) for i in range(len(specs))]
     if set(members) != {_HEADER, *keys}:
@@ -189,5 +179,5 @@ def _read_unguarded(data):
 
 
 def _decode(array: np.ndarray, dtype: str) -> np.ndarray:
-  """Restores bfloat16, which .npy files know only as two bytes."""
+  """Restores bfloat16, which .npy files store as raw pairs of bytes."""
   return array.view(dtype) if array.dtype.kind == "V" else array

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a meta-training and of an evaluation."""
+"""TensorBoard logs of a meta-training and of an evaluation."""
 
 import contextlib
 import io
@@ -12,34 +12,38 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-# TensorBoard sorts what it shows by name: the numbers put what matters first.
+from l2l_tf.storage import files
+
+# TensorBoard sorts charts by name; the numbers put the most important ones first.
 CURVE = "1_evaluation/loss_by_step"
 LEARNING_CURVES = "1_evaluation/learning_curves"
 TRAJECTORIES = "2_validation/trajectories"
 _VALIDATION, _EPOCH, _WINDOW = "2_validation", "3_epoch", "4_window"
 _SATURATION = "5_saturation"
-_EVENTS = "events.out.tfevents."  # how TensorFlow begins the names of its files
+_EVENTS = "events.out.tfevents."  # prefix of the names of TensorFlow's event files
+_RECORD_BYTES = 8 + 4 + 4  # of a TFRecord apart from its data: length, two checksums
 
 
 class TensorBoard:
   """Writes scalars, text, figures and graphs of one run into one log directory.
 
-  Only an evaluation's curves over inner steps are runs of their own, below the
-  directory: runs of the same tag lie over each other in one chart.
+  An evaluation's curves over inner steps are separate runs in subdirectories, because
+  TensorBoard draws runs with the same tag into one chart.
   """
 
   def __init__(
     self, logdir: str | os.PathLike[str], kind: str, after: int | None = None
   ):
-    """Opens the directory; it is made if need be.
+    """Opens the directory, creating it if needed.
 
     Args:
-      logdir: the run's directory, whose path below TensorBoard's is its name there.
-      kind: of the run, such as "training"; runs of another kind may lie in the same
-        directory and are left alone.
-      after: epoch after which the run goes on; what an earlier process wrote of
-        later ones is removed, as they are trained again. By default a run begins,
-        and all that an earlier one of the kind wrote is removed.
+      logdir: the run's directory; its path below TensorBoard's --logdir is the run's
+        name.
+      kind: the kind of run, such as "training"; logs of another kind in the same
+        directory are left alone.
+      after: the epoch after which a run is resumed. Logs of later epochs, which are
+        trained again, are removed. By default the run is a new one, and all logs of
+        an earlier run of this kind are removed.
     """
     self._logdir = pathlib.Path(logdir)
     self._suffix = f".{kind}"
@@ -85,15 +89,15 @@ class TensorBoard:
           tf.summary.scalar(f"{_WINDOW}/{name}", float(metrics[name][i]), step)
 
   def validation(self, epoch: int, losses: np.ndarray) -> None:
-    """Shows the means of a validation's curves, [num_problems, num_steps + 1]."""
+    """Shows the means of a validation's curves, [num_tasks, num_steps + 1]."""
     with self._writer.as_default(step=epoch):
       tf.summary.scalar(f"{_VALIDATION}/final_loss", losses[:, -1].mean())
       tf.summary.scalar(f"{_VALIDATION}/mean_loss", losses.mean())
 
   def curves(self, curves: Mapping[str, np.ndarray]) -> None:
-    """Shows curves over inner steps, [num_steps + 1], in place of former ones.
+    """Shows curves over inner steps, [num_steps + 1], replacing former ones.
 
-    Each is a run below this one, of the name that it has in the mapping.
+    Each becomes a run below this one, named by its key.
     """
     for file in self._logdir.glob(f"*/{_EVENTS}*{self._suffix}_curve"):
       file.unlink()
@@ -130,11 +134,11 @@ class TensorBoard:
 
 
 def _forget_later(file: pathlib.Path, epoch: int) -> None:
-  """Cuts off what a file holds from the first event after an epoch.
+  """Truncates an event file before the first event of any later epoch.
 
-  An epoch begins with an event that is numbered by epoch, not by window.
+  The first event of an epoch is numbered by epoch, not by window.
   """
-  kept, is_cut = [], False
+  size, is_cut = 0, False  # of the records to keep, in bytes
   try:
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
       event = tf.compat.v1.Event.FromString(record)
@@ -142,15 +146,11 @@ def _forget_later(file: pathlib.Path, epoch: int) -> None:
       is_cut = event.step > epoch and not is_window
       if is_cut:
         break
-      kept.append(record)
-  except tf.errors.DataLossError:  # The process died while it wrote the rest.
+      size += len(record) + _RECORD_BYTES
+  except tf.errors.DataLossError:  # The process was killed while writing the rest.
     is_cut = True
   if is_cut:
-    temporary = file.with_name(".events.tmp")  # a name that TensorBoard does not read
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
-      for record in kept:
-        writer.write(record)
-    temporary.replace(file)
+    files.write_atomically(file, file.read_bytes()[:size])
 
 
 def _plain(value: Any) -> bool | int | float | str:

@@ -1,26 +1,26 @@
-"""The mean learning curve of every validation of a run, kept as CSV."""
+"""The mean learning curves of a run's validations, in a CSV file."""
 
 import csv
-import io
 import pathlib
 
 import numpy as np
 from absl import logging
 
-from l2l_tf.storage import checkpoint
+from l2l_tf import tables
+from l2l_tf.storage import files
 
 _COLUMNS = ["epoch", "step", "loss"]
 
 
 class Validations:
-  """Curves by epoch, in a file that is replaced as a whole.
+  """Curves by epoch, in a file that is rewritten whenever a curve is added.
 
-  A run that resumes from an earlier epoch than the last one here forgets the later
-  ones, and makes them again.
+  A run that resumes from an earlier epoch than the last one in the file drops the
+  curves after it, and adds them again as it gets there.
   """
 
   def __init__(self, path: pathlib.Path, last_epoch: int):
-    """Reads the file, if there is one, up to that epoch."""
+    """Reads the curves up to `last_epoch`, if the file exists."""
     self._path = path
     self._curves = {n: c for n, c in _read(path).items() if n <= last_epoch}
 
@@ -31,12 +31,10 @@ class Validations:
       WriteError: if it cannot be written; the former one stays.
     """
     self._curves[epoch] = curve
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(_COLUMNS)
+    rows = [_COLUMNS]
     for number, losses in self._curves.items():
-      rows.writerows([number, t, f"{x:.9g}"] for t, x in enumerate(losses))
-    checkpoint.write_text(self._path, text.getvalue())
+      rows += [[number, t, tables.number(x, 9)] for t, x in enumerate(losses)]
+    files.write_csv(self._path, rows)
 
 
 def _read(path: pathlib.Path) -> dict[int, list[float]]:
@@ -47,7 +45,8 @@ def _read(path: pathlib.Path) -> dict[int, list[float]]:
         curves.setdefault(int(row["epoch"]), []).append(float(row["loss"]))
   except FileNotFoundError:
     pass
-  except (ValueError, KeyError, TypeError, csv.Error):  # No reason to stop a training.
+  except (ValueError, KeyError, TypeError, csv.Error):
+    # Only plots read it, so a training need not stop.
     logging.warning("%r is damaged; its curves begin anew.", str(path))
     return {}
   return curves

@@ -1,0 +1,54 @@
+"""The hand-designed optimizers that learned ones are compared with, and their rates.
+
+A baseline is a function of a learning rate. How many rates can be tried depends on
+what each of them costs to run, so there is a grid for each purpose.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from l2l_tf import optimizers
+from l2l_tf.pretraining import cards
+
+BASELINES = {
+  "SGD": optimizers.SGD,
+  "momentum": optimizers.Momentum,
+  "Nesterov": optimizers.Nesterov,
+  "RMSprop": optimizers.RMSprop,
+  "Adagrad": optimizers.Adagrad,
+  "Adam": optimizers.Adam,
+}
+
+
+def _grid(first: float, last: float, num: int) -> tuple[float, ...]:
+  """`num` rates at equal ratios from 10^first to 10^last."""
+  return tuple(float(rate) for rate in np.logspace(first, last, num))
+
+
+# For all baselines of a comparison: four rates per decade. Wide, because the
+# quadratics' gradients arrive divided by their batch size.
+LEARNING_RATES = _grid(-4, 2, 25)
+
+# For cards: three rates per decade of a narrower range, as each rate runs for
+# thousands of steps on every held-out task. The updates of rules that normalise the
+# gradient are as large as the rate; momentum's have the gradient's size, and ten of
+# them add up.
+NORMALISED_RATES = _grid(-3, 0, 10)
+MOMENTUM_RATES = _grid(-2, 1, 10)
+
+
+class CardBaseline(NamedTuple):
+  """One column of a card's table."""
+
+  name: str  # in `BASELINES`
+  learning_rates: Sequence[float]  # a single one is not tuned
+
+
+CARD_BASELINES = {
+  cards.TUNED_ADAM: CardBaseline("Adam", NORMALISED_RATES),
+  "momentum": CardBaseline("momentum", MOMENTUM_RATES),
+  "RMSprop": CardBaseline("RMSprop", NORMALISED_RATES),
+  cards.DEFAULT_ADAM: CardBaseline("Adam", (0.001,)),
+}

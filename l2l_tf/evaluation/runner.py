@@ -1,0 +1,75 @@
+"""One optimizer's learning curves on draws of a problem.
+
+All optimizers in a comparison run through `Runner`, so that they get the same unroll,
+draws and mini-batches. A draw is what a seed names: initial parameters and constants of
+one task, or of a batch of tasks that each have a curve of their own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from l2l_tf import optimizers, seeds
+from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.problems import Problem
+
+
+class Curves(NamedTuple):
+  """Learning curves of one optimizer, and what it reached on held-out data."""
+
+  losses: np.ndarray  # [num_tasks, num_steps + 1], f(theta_t); all tasks of all draws
+  held_out: dict[str, np.ndarray]  # each [num_draws], at the last step
+  learning_rate: float | None = None  # the selected one, of a baseline
+
+
+class Runner:
+  """Runs one optimizer on draws of one problem, compiled once."""
+
+  def __init__(
+    self,
+    problem: Problem,
+    optimizer: optimizers.Optimizer,
+    num_steps: int,
+    jit_compile: bool = False,
+  ):
+    """Initializes the runner; it is compiled, on request by XLA, when first called."""
+    self._problem = problem
+    self._optimizer = optimizer
+    self._num_steps = num_steps
+    self._compiled = tf.function(self._run, autograph=False, jit_compile=jit_compile)
+
+  def __call__(self, seed: int, branch: int, num_draws: int) -> Curves:
+    """Runs on the first `num_draws` draws of the problem below `(seed, branch)`.
+
+    Held-out data are evaluated on the evaluation branch only.
+    """
+    reported = branch == seeds.EVALUATION
+    drawn = [
+      self._compiled(seeds.make(seed, branch, i), reported) for i in range(num_draws)
+    ]
+    losses, held_out = zip(*drawn)  # each of losses: [num_steps + 1, tasks of the draw]
+    return Curves(
+      np.concatenate([curve.numpy().T for curve in losses]),
+      {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]},
+    )
+
+  def _run(self, seed, with_held_out):
+    task, carry = unroll_lib.start(self._problem, self._optimizer, seed)
+    first = self._task_losses(task, carry)
+    carry, losses = unroll_lib.unroll(
+      self._problem,
+      self._optimizer,
+      task,
+      carry,
+      self._num_steps,
+      observe=lambda c, updates: self._task_losses(task, c),
+    )
+    held_out = {}
+    if with_held_out:
+      held_out = self._problem.held_out(carry.params, task.constants)
+    return tf.concat([first[tf.newaxis], losses], axis=0), held_out
+
+  def _task_losses(self, task, carry):
+    seed = unroll_lib.step_seed(task, carry.step)
+    return self._problem.task_losses(carry.params, task.constants, seed)
