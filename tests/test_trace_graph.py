@@ -19,7 +19,7 @@ def traced(request, tmp_path_factory):
   """Whether second derivatives are taken, and the graph from the event file."""
   logdir = tmp_path_factory.mktemp("logs")
   graph = trace_graph(Polynomial(7), CoordinatewiseLSTM((19,)), STEPS, request.param)
-  board = TensorBoard(logdir)
+  board = TensorBoard(logdir, "training")
   board.graph(graph)
   board.close()
   (path,) = logdir.glob("events.*")
