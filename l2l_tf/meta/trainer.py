@@ -27,7 +27,7 @@ class MetaTrainer(tf.Module):
   `tf.function`.
 
   >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM())
-  >>> for metrics in trainer.train(num_episodes=100):
+  >>> for metrics in trainer.train(num_episodes=10):
   ...   print(metrics["losses"][-1])
   """
 

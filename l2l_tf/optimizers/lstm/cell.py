@@ -47,8 +47,8 @@ class Derivatives(NamedTuple):
 def sigmoid_by_tanh(x: tf.Tensor) -> tf.Tensor:
   """The sigmoid, equal to `tf.sigmoid` up to rounding.
 
-  XLA computes a tanh in half the time of its own sigmoid. Without XLA it is the other
-  way round: one operation in place of three.
+  XLA computes a tanh in half the time of its own sigmoid. Without XLA this form takes
+  three operations in place of one.
   """
   return 0.5 + 0.5 * tf.tanh(0.5 * x)
 
