@@ -1,40 +1,48 @@
-"""Back-propagation through an LSTM whose input gradients are already known.
+"""Back-propagation through an LSTM over gradients that have been recorded.
 
-The problem. A learned optimizer took T steps, u_t = m(g_t, h_t, phi) and
-theta_{t+1} = theta_t + u_t. The meta-loss is L = sum_k w_k f(theta_k) over
-k = 1, ..., T. Wanted is dL/dphi. First-order meta-gradients regard the optimizee's
-gradients g_0, ..., g_T as constants when they are the optimizer's inputs.
+The problem. A learned optimizer has taken T steps: u_t = m(g_t, h_t, phi) and
+theta_{t+1} = theta_t + u_t, where g_t is the gradient of f at theta_t. The meta-loss is
+L = sum_k w_k f(theta_k), over k = 1, ..., T, and we want dL/dphi. First-order
+meta-gradients treat the g_t as constants where the optimizer reads them.
 
-The derivation. The parameters are sums of updates,
+The derivation. Parameters are sums of updates,
 
     theta_k = theta_0 + u_0 + u_1 + ... + u_{k-1},
 
-so that u_t is in theta_k once if k > t, and not at all otherwise. A change of u_t
-alone therefore moves each later theta_k by the same amount, and f(theta_k) by g_k
-times that amount:
+so u_t is a term of theta_k if k > t, and is not if k <= t. With the g_t constant, u_t
+affects no other update through them. So if u_t changes by a small d, every later
+theta_k changes by d, and f(theta_k) by the inner product of g_k and d:
 
     dL/du_t = sum_{k > t} w_k g_k.
 
-For T = 3, for example, dL/du_0 = w_1 g_1 + w_2 g_2 + w_3 g_3,
-dL/du_1 = w_2 g_2 + w_3 g_3 and dL/du_2 = w_3 g_3: a running sum, backwards in time.
-Since u_t changes no g_k, by assumption, nothing else has to go through the optimizee.
-What is left is a plain LSTM over a known sequence of inputs with a known gradient at
-each of its outputs: back-propagation through time (Werbos 1990), which needs no tape.
+For T = 3, for example,
 
-How it is organised, from the outside in:
+    dL/du_2 = w_3 g_3
+    dL/du_1 = w_3 g_3 + w_2 g_2
+    dL/du_0 = w_3 g_3 + w_2 g_2 + w_1 g_1,
 
-- Blocks. No coordinate's update depends on another coordinate, so a few of them can go
-  through the whole window before the next few begin. Memory then does not grow with
-  the number of coordinates, one step's data stay in the processor's cache from one
-  operation to the next, and each core takes a share of the blocks (`devices.shards`).
-- Segments. The backward pass needs partial derivatives of every step, from the last
-  to the first. A long window is cut into segments. A first pass stores only the state
-  at the start of each; then, from the last segment to the first, each is run forwards
-  again, storing the derivatives, and backwards (Chen et al. 2016,
-  https://arxiv.org/abs/1604.06174). Memory is that of one segment, at the price of
-  one more forward pass.
-- Scratch memory. All blocks and segments write to the same arrays, allocated once.
-- Steps: see `segment.py`, also for the layout of the arrays; and `cell.py`.
+a running sum, backwards in time. What is left is a plain LSTM over a known sequence of
+inputs, with a known gradient at each of its outputs. That is back-propagation through
+time (Werbos 1990); it needs no tape, and nothing of the optimizee but the recorded g_t.
+(A problem whose constraints move parameters as well is differentiated by a tape.)
+
+The computation is organised in three levels:
+
+- Blocks. No coordinate's update depends on another coordinate, so a block of B
+  coordinates goes through the whole window before the next block begins. The memory
+  for activations does not grow with the number of coordinates, one step's data stay in
+  the processor's cache from one operation to the next, and every core gets a share of
+  the blocks (`devices.shards`).
+- Segments. The backward pass needs the partial derivatives of every step, from the last
+  to the first. A long window is cut into segments. A first forward pass stores only the
+  state at the start of each segment. Then, from the last segment to the first, each is
+  run forwards again, which stores its derivatives, and backwards (Chen et al. 2016,
+  https://arxiv.org/abs/1604.06174). Only one segment is held in memory, at the price of
+  a second forward pass.
+- Steps: `segment.py` runs one segment of one block, and explains the layout of its
+  arrays. `cell.py` has the equations of a step and their derivatives.
+
+All blocks and segments write to the same scratch arrays (`segment.Scratch`).
 """
 
 from collections.abc import Callable
@@ -176,11 +184,11 @@ def _block_gradient(
   """Adds one block's `gradient` to the total.
 
   Args:
-    weights: of the network.
-    features: its inputs, [T, features, B].
+    weights: the network's weights.
+    features: the network's inputs, [T, features, B].
     grads: g_1, ..., g_T, times the factor on the network's outputs, [T, rows, B].
     loss_weights: [T].
-    state: the network's, each [units, B].
+    state: the network's state before g_0, each tensor [units, B].
     is_bounded: whether the outputs went through a tanh.
     segments: how many segments the window is cut into, and their length.
     total: the sum to add to, as `segment.weights_gradient` returns it.

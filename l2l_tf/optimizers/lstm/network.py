@@ -56,7 +56,7 @@ def lstm_step(
 
 
 class DeepLSTM(snt.Module):
-  """LSTM layers, then a linear map; no layers leave the linear map alone."""
+  """LSTM layers followed by a linear map, or only the linear map without layers."""
 
   def __init__(
     self,
@@ -135,7 +135,7 @@ class DeepLSTM(snt.Module):
 
 
 class _Weights:
-  """Makes initial weights from one seed, each from its own branch."""
+  """Makes initial weights, each from its own branch of one seed."""
 
   def __init__(self, initializer: str, seed: int, dtype: tf.DType):
     if initializer not in ("truncated_normal", "zeros"):

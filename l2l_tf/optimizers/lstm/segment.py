@@ -1,19 +1,20 @@
-"""The LSTM forwards and backwards over T steps of one block of B coordinates.
+"""The LSTM, forwards and backwards, over T steps of one block of B coordinates.
 
-For XLA alone: every loop writes into arrays that it is given, in place.
+This code is written for XLA: each loop updates the arrays that it carries in place.
 
-Why the arrays are laid out as they are. A layer's dL/dz is [4, units, T, B]:
+The arrays are laid out for speed. A layer's dL/dz, for example, is [4, units, T, B]:
 
-- The coordinates come last, so that the cell's elementwise work reads and writes
-  contiguous memory, with vector instructions.
-- The gates come first, so that each of them is one slice; reading or writing one
-  gate in the loop over steps is vectorised too. (A concatenation of the four formulas
-  would do the same in one expression, but XLA compiles that to scalar code.)
-- The steps come next to the coordinates, because the weights' gradient sums over
-  both: [features, T B] times [T B, 4 units] is one large matrix product after the loop,
-  on reshaped arrays, without a transposition, in place of a small product per step.
+- The batch of coordinates is the last axis. The cell's elementwise operations then read
+  and write contiguous memory, with vector instructions.
+- The gates are stacked along the first axis. Each gate is then one slice, which the
+  loop over steps writes with vector instructions, too. (It would be shorter to
+  concatenate the four formulas; but XLA compiles that to scalar code.)
+- The steps are next to the coordinates, because the weights' gradient is a sum over
+  both. After the loop, it is one large matrix product per layer, of the inputs
+  [features + 1 + units, T B] with dL/dz [4 units, T B], instead of a small product in
+  every step; and merging the two axes needs no transposition.
 
-What only the loops read, step by step, has its steps first: [T, units, B].
+Arrays that are not part of such a product have their steps first, [T, units, B].
 """
 
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from l2l_tf.optimizers.lstm import cell, network
 
 
 class _Layer(NamedTuple):
-  """What is kept of one layer's T steps, for one block."""
+  """What is stored of T steps of one layer, for one block."""
 
   inputs: tf.Tensor  # [features + 1 + units, T, B]: x_t, ones and h_{t-1}
   derivatives: cell.Derivatives  # each [T, units, B]
@@ -35,9 +36,9 @@ class _Layer(NamedTuple):
 class Scratch(NamedTuple):
   """Arrays that every segment of every block overwrites.
 
-  They are allocated once and handed from one to the next, because fresh zeros for
-  each block would write all this memory one more time and push the block's own data
-  out of the cache.
+  They are allocated once and passed from one segment to the next. Arrays of zeros for
+  each block would cost one more write to all of this memory, which also displaces the
+  block's data from the cache.
   """
 
   layers: list[_Layer]
@@ -64,8 +65,8 @@ def stepper(weights: network.Weights, features: tf.Tensor):
   """Returns (x_t, state) -> h_t, next state, each layer's (inputs, derivatives).
 
   Args:
-    weights: of the network.
-    features: of which the x_t are, [..., features, B].
+    weights: the network's weights.
+    features: the tensor that the x_t are slices of, [..., features, B].
   """
   transposed = [tf.transpose(_pack(*layer)) for layer in weights.layers]
   ones = tf.ones([1, features.shape[-1]], features.dtype)
@@ -86,8 +87,8 @@ def stepper(weights: network.Weights, features: tf.Tensor):
 def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
   """Stacks a layer's weights, so that they act on [x, 1, h] in one product.
 
-  The biases are a row of it, with the forget bias: their gradient then comes out of
-  the same product as that of the weights.
+  The biases, the forget bias included, are the row that multiplies the 1. Their
+  gradient is then part of the product that computes the weights' gradient.
   """
   zeros = tf.zeros_like(b[: b.shape[0] // 4])
   forget = tf.concat([zeros, zeros + cell.FORGET_BIAS, zeros, zeros], axis=0)
@@ -100,13 +101,13 @@ def forward(
   state: list[network.LSTMState],
   scratch: Scratch,
 ) -> Scratch:
-  """Runs the network; fills in its layers' inputs and derivatives, and its outputs.
+  """Runs the network, and stores each layer's inputs and derivatives, and h_t.
 
   Args:
-    weights: of the network.
-    features: its inputs, [T, features, B].
-    state: before the first step, each [units, B].
-    scratch: to write to.
+    weights: the network's weights.
+    features: the network's inputs, [T, features, B].
+    state: the network's state before the first step, each tensor [units, B].
+    scratch: the arrays to write to.
   """
   step = stepper(weights, features)
 
@@ -135,20 +136,20 @@ def backward(
   scratch: Scratch,
   carry,
 ):
-  """Goes back through the steps that `forward` ran; fills in dL/dz and dL/dy.
+  """Goes backwards through the steps of `forward`, and stores dL/dz and dL/dy.
 
   Args:
-    weights: of the network.
+    weights: the network's weights.
     grads: s g_{t+1} for every step t, with s the factor on the network's outputs;
       [T, rows, B].
     loss_weights: w_{t+1}, [T].
     is_bounded: whether the network's outputs went through a tanh.
     scratch: from `forward`.
-    carry: from the segment after this one: the sum of its and all later weighted
-      gradients, [rows, B], and dL/dh and dL/dc of every layer at its start.
+    carry: what comes from the segment after this one: the sum of s w_k g_k over all
+      later steps, [rows, B], and every layer's dL/dh and dL/dc at the end of this one.
 
   Returns:
-    The scratch, and the carry for the segment before this one.
+    The scratch arrays, and the carry for the segment before this one.
   """
   num_steps, size = tf.shape(grads)[0], grads.shape[-1]
   units = [w_h.shape[0] for _, w_h, _ in weights.layers]
@@ -188,7 +189,7 @@ def backward(
 
 
 def _tanh_backward(weights, hidden, d_tanh):
-  """From dL/d(tanh y_t) to dL/dy_t, where y_t = w h_t + b is computed once more."""
+  """From dL/d(tanh y_t) to dL/dy_t; y_t = w h_t + b is computed once more."""
   y = tf.matmul(weights.w, hidden, transpose_a=True)
   return d_tanh * (1.0 - tf.square(tf.tanh(y + weights.b[:, tf.newaxis])))
 
@@ -196,10 +197,11 @@ def _tanh_backward(weights, hidden, d_tanh):
 def weights_gradient(weights: network.Weights, scratch: Scratch) -> network.Weights:
   """Returns the weights' gradient, from the inputs and dL/dz of all T steps.
 
-  One product per layer. The linear map's gradient is summed over the steps only, each
-  coordinate by itself: [units, outputs, B] and [outputs, B]. XLA is slow at sums over
-  coordinates and at products with one column (a coordinate-wise optimizer has one
-  output), and fast at sums over steps; the caller sums over coordinates, once.
+  There is one matrix product per layer. The linear map's gradient is summed over the
+  steps only, and stays separate for each coordinate: [units, outputs, B] and
+  [outputs, B]. The caller sums it over the coordinates once, after the last block. XLA
+  is fast at sums over steps, but slow at sums over coordinates, and at products with
+  one column, which a coordinate-wise optimizer with its one output would need.
   """
   layers = []
   for (w_x, *_), layer in zip(weights.layers, scratch.layers):
