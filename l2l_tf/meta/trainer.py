@@ -26,7 +26,7 @@ class MetaTrainer(tf.Module):
   the optimizees and the optimizer's state go on. A whole episode is one call of one
   `tf.function`.
 
-  >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM())
+  >>> trainer = MetaTrainer(Quadratic(batch_size=16), CoordinatewiseLSTM())
   >>> for metrics in trainer.train(num_episodes=10):
   ...   print(metrics["losses"][-1])
   """
