@@ -1,8 +1,9 @@
-"""The floating type in which values of several types are added.
+"""The floating type in which values of different types are added up.
 
-The parameters of one optimizee may be of any floating types, and its loss of another.
-Sums over them, over steps and over tasks soon leave the range of float16 and the
-precision of bfloat16, hence they are taken in float32 at least.
+The parameters of one optimizee may have several floating types, and its loss another
+one. Sums over parameters, steps and tasks soon exceed the range of float16 and the
+precision of bfloat16. They are therefore computed in float32, or in float64 if any of
+the values has that type.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ import tensorflow as tf
 
 
 def of_sum(tensors: Sequence[tf.Tensor | tf.TensorSpec]) -> tf.DType:
-  """Returns float64 if any of `tensors` is, and float32 otherwise."""
+  """Returns float64 if any of the tensors has that type, and float32 otherwise."""
   return tf.float64 if tf.float64 in [x.dtype for x in tensors] else tf.float32
 
 
 def for_sum(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-  """Returns tensors of any floating types as those of the one type `of_sum`."""
+  """Casts tensors of any floating types to the type that `of_sum` returns for them."""
   dtype = of_sum(tensors)
   return [tf.cast(x, dtype) for x in tensors]
 

@@ -1,7 +1,8 @@
-"""Pure functions on gradients, applied before a learned optimizer reads them.
+"""Pure functions that map gradients to the features that a learned optimizer reads.
 
-Andrychowicz et al. 2016, appendix A. Each maps gradients [N] to features
-[N, F]; all are differentiable almost everywhere and finite at zero.
+Andrychowicz et al. 2016, appendix A, https://arxiv.org/abs/1606.04474. Each function
+maps gradients [N] to features [N, F]. All of them are differentiable almost everywhere,
+and finite at zero.
 """
 
 import dataclasses
@@ -19,7 +20,11 @@ Preprocess = Callable[[tf.Tensor], tf.Tensor]
 @registry.register
 @dataclasses.dataclass(frozen=True)
 class Identity:
-  """The gradient times `scale`; F = 1."""
+  """The gradient times `scale`; F = 1.
+
+  >>> preprocess.Identity(scale=2.0)(tf.constant([1.0, -3.0])).numpy()
+  array([[ 2.], [-6.]], dtype=float32)
+  """
 
   scale: float = 1.0
 
@@ -33,7 +38,11 @@ class Identity:
 @registry.register
 @dataclasses.dataclass(frozen=True)
 class Clamp:
-  """The gradient times `scale`, clipped to [min_value, max_value]; F = 1."""
+  """The gradient times `scale`, clipped to [min_value, max_value]; F = 1.
+
+  >>> preprocess.Clamp()(tf.constant([0.5, -3.0])).numpy()
+  array([[ 0.5], [-1. ]], dtype=float32)
+  """
 
   min_value: float = -1.0
   max_value: float = 1.0
@@ -55,20 +64,23 @@ class Clamp:
 @registry.register
 @dataclasses.dataclass(frozen=True)
 class LogAndSign:
-  """Magnitude and direction apart; F = 2 (paper, appendix A).
+  """Magnitude and sign of the gradient as two features; F = 2 (paper, appendix A).
 
-  (log|g| / p, sign g) where |g| >= e^-p, and (-1, e^p g) below it.
+  (log|g| / p, sign g) if |g| >= e^-p, and (-1, e^p g) for smaller gradients.
+
+  >>> preprocess.LogAndSign(p=10)(tf.constant([1.0, -1.0, 0.0])).numpy()
+  array([[ 0.,  1.], [ 0., -1.], [-1.,  0.]], dtype=float32)
   """
 
   p: float = 10.0
 
   def __post_init__(self):
-    # Beyond 80, e^-p and its inverse leave float32's range.
+    # For p beyond 80, e^-p or its inverse is out of float32's range.
     if not 0 < self.p <= 80:
       raise ValueError(f"LogAndSign got p={self.p}; it must lie in (0, 80].")
 
   def __call__(self, grads: tf.Tensor) -> tf.Tensor:
-    # The maximum keeps the unused branch's derivative finite at zero.
+    # The maximum keeps the derivative of the logarithm finite at zero.
     smallest = tf.exp(tf.constant(-self.p, grads.dtype))
     log = tf.math.log(tf.maximum(tf.abs(grads), smallest)) / self.p
     sign = tf.clip_by_value(grads / smallest, -1.0, 1.0)
@@ -78,7 +90,12 @@ class LogAndSign:
 @registry.register
 @dataclasses.dataclass(frozen=True)
 class Concat:
-  """The features of several functions side by side; F is their sum."""
+  """The features of several functions, concatenated; F is the sum of theirs.
+
+  >>> both = preprocess.Concat([preprocess.LogAndSign(), preprocess.Clamp()])
+  >>> both(tf.zeros([4])).shape
+  TensorShape([4, 3])
+  """
 
   parts: Sequence[Preprocess]
 
@@ -112,14 +129,17 @@ _TERM = re.compile(r"(\w+)(?:\(([^()]*)\))?")
 
 
 def get(preprocess: str | Preprocess) -> Preprocess:
-  """Returns the function that a text describes, or the callable itself.
+  """Returns the function that a string describes; returns a callable as it is.
+
+  >>> preprocess.get("log_and_sign(p=5)+clamp(scale=20)")
+  Concat(parts=(LogAndSign(p=5.0), Clamp(min_value=-1.0, max_value=1.0, scale=20.0)))
 
   Args:
-    preprocess: a callable; or names joined by "+", each with numbers to change if
-      need be, as in "log_and_sign(p=5)+clamp(scale=20)".
+    preprocess: a callable; or the names of one or more functions, joined by "+", each
+      with arguments in parentheses if they differ from the defaults.
 
   Raises:
-    ValueError: if the text is not of that form.
+    ValueError: if the string does not have this form.
   """
   if callable(preprocess):
     return preprocess

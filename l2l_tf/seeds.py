@@ -1,11 +1,12 @@
-"""Stateless seeds: the same integers always name the same draw.
+"""Stateless seeds: the same integers always give the same random numbers.
 
-A seed is an int32 tensor of shape [2], neither entry negative. Nothing in the
-package draws from a global generator, so a run that is killed and resumed, or
-repeated on another machine, meets the same problems.
+A seed is an int32 tensor of shape [2] without negative entries. Nothing in the package
+draws from a global generator, so that a run which is killed and resumed, or repeated on
+another machine, draws the same problems.
 
-TensorFlow and XLA agree on the random bits of such a seed, but not on those of
-a negative one, nor on how bits become floats; hence the functions here.
+TensorFlow and XLA generate the same random bits from such a seed. They differ for seeds
+with negative entries, and in how they turn bits into floats. The functions here
+therefore keep seeds non-negative and turn bits into floats themselves.
 """
 
 import tensorflow as tf
@@ -18,7 +19,13 @@ _POSITIVE = 0x7FFFFFFF
 
 
 def make(seed: int, *path: int | tf.Tensor) -> tf.Tensor:
-  """Returns the seed at `path` below the integer `seed`; int32, shape [2]."""
+  """Returns the seed at `path` below the integer `seed`, int32 of shape [2].
+
+  >>> from l2l_tf import seeds
+  >>> seed = seeds.make(0, seeds.TRAINING, 5)  # of the sixth training task
+  >>> bool(tf.reduce_all(seed == seeds.make(0, seeds.TRAINING, 5)))
+  True
+  """
   key = tf.constant([seed & _POSITIVE, (seed >> 31) & _POSITIVE], tf.int32)
   for branch in path:
     key = fold_in(key, branch)
@@ -48,24 +55,24 @@ def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
 def uniform(
   shape: list[int], seed: tf.Tensor, dtype: tf.DType = tf.float32
 ) -> tf.Tensor:
-  """Draws from U[0, 1), a multiple of 2^-23."""
+  """Draws from the uniform distribution on [0, 1), in multiples of 2^-23."""
   return tf.cast(_bits(shape, seed), dtype) * 2.0**-23
 
 
 def normal(
   shape: list[int], seed: tf.Tensor, stddev: float = 1.0, dtype: tf.DType = tf.float32
 ) -> tf.Tensor:
-  """Draws from N(0, stddev^2), by the inverse of the distribution function."""
+  """Draws from N(0, stddev^2), by the inverse of its distribution function."""
   centred = (tf.cast(_bits(shape, seed), dtype) + 0.5) * 2.0**-22 - 1.0  # in (-1, 1)
   return stddev * 2.0**0.5 * tf.math.erfinv(centred)
 
 
 def integers(shape: list[int], seed: tf.Tensor, limit: int) -> tf.Tensor:
-  """Draws int32 numbers from 0 up to, but not including, `limit`."""
+  """Draws int32 numbers from 0 to `limit` - 1."""
   return tf.random.stateless_uniform(shape, seed, 0, limit, tf.int32)
 
 
 def _bits(shape, seed):
-  """Draws integers from [0, 2^23), which float32 holds exactly."""
+  """Draws integers from [0, 2^23), which float32 represents exactly."""
   bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32)
   return tf.bitwise.right_shift(bits, 9)

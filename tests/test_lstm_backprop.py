@@ -1,9 +1,10 @@
-"""The pass over recorded gradients against the taped unroll, its reference."""
+"""The pass over recorded gradients against the taped unroll and finite differences."""
 
 import dataclasses
 
 import hypothesis
 import numpy as np
+import numpy_lstm
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
@@ -147,6 +148,41 @@ def test_it_equals_the_tape(name, weighting):
   recorded, taped = windows(problem, optimizer, meta_gradient, length=5, before=2)
   assert any(np.any(g) for g in taped.meta_gradient)
   assert_equal(recorded, taped, rtol=1e-10)
+
+
+@pytest.mark.parametrize("is_bounded", [False, True])
+@pytest.mark.parametrize("layers", [(), (3,), (3, 2)])
+def test_it_equals_finite_differences_of_a_numpy_rederivation(layers, is_bounded):
+  optimizer = (rnnprop if is_bounded else lstm)(layers)(None)
+  randomize(optimizer)
+  steps, size, rng = 4, 3, np.random.default_rng(1)
+  grads = rng.normal(size=[steps + 1, 1, size])
+  loss_weights = rng.normal(size=[steps])
+  state = optimizer.initial_state([tf.zeros([size], tf.float64)])
+  inputs = np.asarray(
+    optimizer._inputs(tf.constant(grads[:-1]), state.moments if is_bounded else ())
+  )
+
+  def meta_loss(weights):
+    """sum_k w_k f(theta_k), where f has the gradient g_k, whatever theta_k is."""
+    state = [(np.zeros([size, n]), np.zeros([size, n])) for n in layers]
+    theta, loss = np.zeros([size]), 0.0
+    for t in range(steps):
+      x = inputs[t].T
+      outputs, state = numpy_lstm.network(weights, len(layers), x, state)
+      outputs = np.tanh(outputs) if is_bounded else outputs
+      theta = theta + 0.3 * outputs[:, 0]
+      loss += loss_weights[t] * np.sum(grads[t + 1, 0] * theta)
+    return loss
+
+  weights = [v.numpy() for v in tf.nest.flatten(optimizer._network.weights)]
+  expected = numpy_lstm.derivative(meta_loss, weights)
+  found = optimizer.sequence_gradient(
+    tf.constant(grads), state, tf.constant(loss_weights)
+  )
+  found = dict(zip((v.ref() for v in optimizer.trainable_variables), found))
+  for v, y in zip(tf.nest.flatten(optimizer._network.weights), expected):
+    np.testing.assert_allclose(found[v.ref()], y, rtol=1e-6, atol=1e-8)
 
 
 @hypothesis.settings(max_examples=15, deadline=None)

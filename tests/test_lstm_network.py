@@ -1,38 +1,12 @@
 import itertools
 
 import numpy as np
+import numpy_lstm
 import pytest
 import sonnet as snt
 import tensorflow as tf
 
 from l2l_tf.optimizers.lstm.network import DeepLSTM, LSTMState, lstm_step
-
-
-def sigmoid(x):
-  return 1.0 / (1.0 + np.exp(-x))
-
-
-def numpy_network(weights, num_layers, x, state):
-  """Zaremba et al. 2014, equations 4-6, gate by gate; then the linear map.
-
-  Its batch is the first axis.
-  """
-  *layers, w, b = weights
-  next_state = []
-  for i in range(num_layers):
-    w_x, w_h, bias = layers[3 * i : 3 * i + 3]
-    h, c = state[i]
-    units = h.shape[1]
-
-    def gate(k, x=x, h=h, w_x=w_x, w_h=w_h, bias=bias, units=units):
-      columns = slice(k * units, (k + 1) * units)
-      return x @ w_x[:, columns] + h @ w_h[:, columns] + bias[columns]
-
-    c = sigmoid(gate(1) + 1.0) * c + sigmoid(gate(0)) * np.tanh(gate(3))
-    h = sigmoid(gate(2)) * np.tanh(c)
-    next_state.append((h, c))
-    x = h
-  return x @ w + b, next_state
 
 
 def weights_of(network):
@@ -58,7 +32,9 @@ def test_equals_a_numpy_rederivation_over_several_steps(layers):
   for _ in range(4):
     x = rng.normal(size=[5, 2])
     outputs, state = network(tf.constant(x.T), state)
-    expected, expected_state = numpy_network(weights, len(layers), x, expected_state)
+    expected, expected_state = numpy_lstm.network(
+      weights, len(layers), x, expected_state
+    )
     np.testing.assert_allclose(outputs, expected.T, rtol=1e-12, atol=1e-14)
   for (h, c), (expected_h, expected_c) in zip(state, expected_state):
     np.testing.assert_allclose(h, expected_h.T, rtol=1e-12, atol=1e-14)

@@ -26,8 +26,8 @@ class MetaTrainer(tf.Module):
   the optimizees and the optimizer's state go on. A whole episode is one call of one
   `tf.function`.
 
-  >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM())
-  >>> for metrics in trainer.train(num_episodes=100):
+  >>> trainer = MetaTrainer(Quadratic(batch_size=16), CoordinatewiseLSTM())
+  >>> for metrics in trainer.train(num_episodes=10):
   ...   print(metrics["losses"][-1])
   """
 

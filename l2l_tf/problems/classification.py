@@ -1,7 +1,8 @@
-"""Training a small classifier on images, as an optimization task.
+"""Training a small classifier on images or tables, as an optimization task.
 
-Andrychowicz et al. 2016, section 3.2, https://arxiv.org/abs/1606.04474; sizes
-and initialisation as `mnist` in google-deepmind/learning-to-learn, problems.py.
+Andrychowicz et al. 2016, section 3.2, https://arxiv.org/abs/1606.04474. Default sizes
+and initialisation are those of `mnist` in google-deepmind/learning-to-learn,
+problems.py.
 """
 
 import abc
@@ -16,17 +17,16 @@ from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.data import datasets
 
 _ACTIVATIONS = {"sigmoid": tf.sigmoid, "relu": tf.nn.relu, "tanh": tf.tanh}
-FAN_IN = (
-  "fan_in"  # the initial scale that keeps a layer's outputs as large as its inputs
-)
-_MAX_TRAIN_EVALUATED = 10_000  # as many as MNIST holds out
+# An initial scale at which a layer's outputs are about as large as its inputs.
+FAN_IN = "fan_in"
+_MAX_TRAIN_EVALUATED = 10_000  # the size of MNIST's test split
 
 
 class Classifier(Problem):
-  """Mean cross-entropy of a network on a mini-batch; a subclass says which network.
+  """Mean cross-entropy of a network on a mini-batch; subclasses define the network.
 
-  The mini-batch is drawn with replacement, from the train split only. A task is
-  nothing but a fresh initialisation: every one of them sees the same data.
+  Mini-batches are drawn with replacement from the train split. Tasks differ only in
+  their initial parameters; all of them train on the same data.
   """
 
   jit_compile = True
@@ -57,7 +57,7 @@ class Classifier(Problem):
 
   @property
   def num_classes(self) -> int:
-    """Classes that the data have; a constant guess costs at best their logarithm."""
+    """Number of classes C; guessing each class with probability 1 / C costs log C."""
     return self._dataset.num_classes
 
   def init(self, seed):
@@ -75,12 +75,13 @@ class Classifier(Problem):
     """Evaluates the whole held-out split, and train data for comparison.
 
     Args:
-      params: of `parameters()`.
+      params: values of what `parameters()` describes.
       constants: unused.
 
     Returns:
-      `held_out_loss` and `held_out_accuracy` (the share classified right), and
-      `train_loss` over the first 10,000 train examples, or all if they are fewer.
+      `held_out_loss` and `held_out_accuracy`, the share of examples classified
+      correctly; and `train_loss`, over the first 10,000 train examples, or over all of
+      them if there are fewer.
     """
     data = self._dataset
     train = self._logits(params, data.train_images[:_MAX_TRAIN_EVALUATED])
@@ -95,7 +96,7 @@ class Classifier(Problem):
 
   @abc.abstractmethod
   def _outputs(self, params: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """Maps images [B, ...], as floats, to logits [B, num_classes]."""
+    """Maps images [B, ...] of floats to logits [B, num_classes]."""
 
   def _logits(self, params: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
     floats = tf.cast(images, self._dtype)
@@ -112,8 +113,12 @@ class Classifier(Problem):
 class MLP(Classifier):
   """Mean cross-entropy of a multi-layer perceptron on a mini-batch.
 
-  The mini-batch is drawn with replacement, from the train split only. A task is
-  nothing but a fresh initialisation: every one of them sees the same data.
+  Mini-batches are drawn with replacement from the train split. Tasks differ only in
+  their initial parameters; all of them train on the same data.
+
+  >>> problem = MLP(problems.datasets.digits(), layers=[20], activation="relu")
+  >>> [parameter.shape for parameter in problem.parameters()]
+  [(64, 20), (20,), (20, 10), (10,)]
   """
 
   def __init__(
@@ -128,19 +133,19 @@ class MLP(Classifier):
     """Initializes the problem.
 
     Args:
-      dataset: what to classify; examples of any one shape, uint8 (scaled to
-        [0, 1] here) or floats (taken as they are).
-      layers: sizes of the hidden layers; none is softmax regression.
-      activation: of the hidden layers, "sigmoid", "relu" or "tanh".
+      dataset: the examples to classify, all of one shape. uint8 values are scaled to
+        [0, 1]; floats are used as they are.
+      layers: sizes of the hidden layers; without any, this is softmax regression.
+      activation: activation function of the hidden layers: "sigmoid", "relu" or "tanh".
       batch_size: examples per mini-batch.
-      stddev: of the initial kernels and biases, N(0, stddev^2); 0.01 is the
-        original code's. "fan_in" draws kernels from N(0, 1 / inputs) and starts
-        biases at zero.
-      dtype: of parameters and loss.
+      stddev: standard deviation of the initial kernels and biases, which are drawn
+        from N(0, stddev^2); the original code has 0.01. "fan_in" draws kernels from
+        N(0, 1 / inputs) and starts biases at zero.
+      dtype: floating type of the parameters and the loss.
 
     Raises:
-      ValueError: for sizes below one, an unknown activation or stddev, or a data set
-        whose splits do not fit.
+      ValueError: for sizes below one, for an unknown activation or stddev, or if the
+        splits of the data set do not fit each other.
     """
     super().__init__(dataset, activation, batch_size, stddev, dtype)
     num_inputs = self._dataset.train_images.shape[1:].num_elements()
@@ -163,8 +168,12 @@ class MLP(Classifier):
 class ConvNet(Classifier):
   """Mean cross-entropy of a small convolutional network on a mini-batch.
 
-  Every convolution halves height and width, rounding up; a linear map of what the
-  last one gives is the output. Mini-batches and tasks are as in `MLP`.
+  Every convolution halves height and width, rounding up. A linear map of the last
+  convolution's output returns the logits. Mini-batches and tasks are as in `MLP`.
+
+  >>> problem = ConvNet(problems.datasets.digits(), filters=[4])
+  >>> [parameter.shape for parameter in problem.parameters()]
+  [(3, 3, 1, 4), (4,), (64, 10), (10,)]
   """
 
   def __init__(
@@ -179,15 +188,15 @@ class ConvNet(Classifier):
     """Initializes the problem.
 
     Args:
-      dataset: what to classify; images [height, width, channels].
-      filters: of each convolution, 3 x 3 with stride 2.
-      activation: behind each convolution, as in `MLP`.
+      dataset: the images to classify, [height, width, channels].
+      filters: number of filters of each convolution; they are 3 x 3, with stride 2.
+      activation: activation function after each convolution, as in `MLP`.
       batch_size: examples per mini-batch.
-      stddev: as in `MLP`.
-      dtype: of parameters and loss.
+      stddev: standard deviation of the initial parameters, as in `MLP`.
+      dtype: floating type of the parameters and the loss.
 
     Raises:
-      ValueError: as `MLP`, and for examples that are no images.
+      ValueError: as in `MLP`, and if the examples are not images.
     """
     super().__init__(dataset, activation, batch_size, stddev, dtype)
     shape = self._dataset.train_images.shape[1:]
@@ -223,17 +232,23 @@ class ConvNet(Classifier):
 def digits_mlp(
   layers: Sequence[int] = (20,), activation: str = "sigmoid", batch_size: int = 128
 ) -> MLP:
-  """Returns an `MLP` on `datasets.digits()`; its arguments are `MLP`'s."""
+  """Returns an `MLP` on `datasets.digits()`, with arguments as in `MLP`.
+
+  >>> problem = digits_mlp(batch_size=64)
+  >>> params, constants = problem.init(tf.constant([0, 1]))
+  >>> sorted(problem.held_out(params, constants))
+  ['held_out_accuracy', 'held_out_loss', 'train_loss']
+  """
   return MLP(datasets.digits(), layers, activation, batch_size)
 
 
 def mnist_mlp(
   layers: Sequence[int] = (20,), activation: str = "sigmoid", batch_size: int = 128
 ) -> MLP:
-  """Returns an `MLP` on `datasets.mnist()`; its arguments are `MLP`'s.
+  """Returns an `MLP` on `datasets.mnist()`, with arguments as in `MLP`.
 
   Raises:
-    DatasetUnavailableError: if MNIST is neither prepared nor downloadable.
+    DatasetUnavailableError: if MNIST is not on this machine and cannot be downloaded.
   """
   return MLP(datasets.mnist(), layers, activation, batch_size)
 
@@ -245,7 +260,7 @@ def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def _affine(name: str, shapes: list[tuple[tuple[int, ...], int]]) -> list[Parameter]:
-  """Describes the kernel and bias of affine maps, given inputs and outputs."""
+  """Describes the kernels and biases of affine maps with these (inputs, outputs)."""
   return [
     parameter
     for i, (inputs, outputs) in enumerate(shapes)

@@ -1,7 +1,7 @@
-"""How the variables of a Keras model start, as functions of a stateless seed.
+"""Initial values of a Keras model's variables, as functions of a stateless seed.
 
-Keras draws a variable's first value when it is made, once. An optimization task
-needs another one for each seed, also while a graph is traced.
+Keras draws a variable's initial value once, when the variable is made. An optimization
+task needs a new draw for each seed, also while a graph is traced.
 """
 
 import contextlib
@@ -17,10 +17,11 @@ from l2l_tf import seeds
 
 @contextlib.contextmanager
 def recorded() -> Iterator[dict[int, Callable]]:
-  """Yields the initializers of the variables made within, by the variables' ids.
+  """Yields the initializers of the variables made in this context, by variable id.
 
-  Keras forgets them, and a layer keeps its own under no common name. Variables that
-  are assigned within are left out: they hold something else than was drawn.
+  A Keras variable does not keep its initializer, and layers keep theirs under many
+  different names. Variables that are assigned in this context are left out, since they
+  no longer hold what their initializer drew.
   """
   found = {}
   original, original_assign = keras.Variable.__init__, keras.Variable.assign
@@ -41,9 +42,9 @@ def recorded() -> Iterator[dict[int, Callable]]:
 
 
 def start(variable: keras.Variable, initializer: Callable | None) -> Callable:
-  """Returns the function of a seed that draws the variable's first value.
+  """Returns a function that draws the variable's initial value from a seed.
 
-  Without an initializer, that is the value which the variable has now.
+  Without an initializer, the function returns the variable's present value.
   """
   if initializer is None:
     value = tf.convert_to_tensor(variable.value)
@@ -60,10 +61,10 @@ def start(variable: keras.Variable, initializer: Callable | None) -> Callable:
 
 
 class _StatelessSeeds(keras.random.SeedGenerator):
-  """Seeds for Keras's random functions, all of them below one stateless seed."""
+  """Gives Keras's random functions seeds that are derived from one stateless seed."""
 
   def __init__(self, seed: tf.Tensor):
-    """Does without the base class's variable."""
+    """Does not call the base class, which would make a variable."""
     self._seed = seed
     self._count = 0
 

@@ -5,53 +5,54 @@ inner loop carries, https://keras.io/api/models/model/ and Andrychowicz et al. 2
 section 2, https://arxiv.org/abs/1606.04474.
 """
 
-import contextlib
-import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.problems import initializers
-from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf.problems import initializers, keras_variables
+from l2l_tf.problems.base import Problem
 from l2l_tf.problems.data.examples import Examples
 
-_TRIED = 2  # examples on which a new problem's loss is tried
-_EVALUATED = 500  # held-out examples that are evaluated at once
-_AVERAGED = 32  # mini-batches whose statistics held-out data are normalised with
+_TRIED = 2  # examples that a new problem's loss is tried on
+_EVALUATED = 500  # held-out examples per call of the model
+_AVERAGED = 32  # mini-batches from which batch normalisation's averages are estimated
 _ACCURACIES = {
   "sparse_categorical_crossentropy": keras.metrics.sparse_categorical_accuracy,
   "categorical_crossentropy": keras.metrics.categorical_accuracy,
   "binary_crossentropy": keras.metrics.binary_accuracy,
 }
-_SEED = "seed_generator_state"  # how Keras names the variable of a SeedGenerator
-# Operations whose result depends on more than their inputs, or that have an effect.
-_STATEFUL = re.compile("Assign|Random(?!GammaGrad)|TruncatedNormal|Multinomial")
 
 
 class KerasModel(Problem):
   """What `fit` minimizes: a Keras model's loss on a mini-batch, in training mode.
 
-  Mini-batches are drawn with replacement by the step's seed, and so is what
-  dropout drops. The loss is that of `compute_loss`, an overridden one too, with
-  regularizers and `add_loss`; a custom `train_step` is not called. Under
-  `mixed_float16` it is not scaled, so that small gradients may vanish. Compiled by
-  XLA, a seed names other draws than without, but always the same ones.
+  The seed of a step decides which examples its mini-batch holds, drawn with
+  replacement, and what dropout drops. With and without XLA the same seed leads to
+  different draws, but each way always to the same ones. The loss is what the model's
+  `compute_loss` returns, overridden or not, including regularizers and `add_loss`; a
+  custom `train_step` is not called. Under `mixed_float16` the loss is not scaled, so
+  small gradients may underflow.
 
   A task is a fresh initialisation. Each trainable variable is drawn anew by the
-  initializer that its layer gave it, whatever integer seed that has. A variable that
-  was made from a value, or assigned in `build_model` (loaded weights), starts there
-  in every task; so do those that are not trainable.
+  initializer that its layer gave it, whatever integer seed the initializer has. A
+  variable that was made from a value or assigned in `build_model`, such as loaded
+  weights, starts from that value in every task; so do non-trainable variables.
 
-  Variables that the loss does not reach stay where they start, and constraints are
-  applied after each update, both as in `fit`.
+  As in `fit`, variables that the loss does not depend on keep their first value, and
+  constraints are applied after each update.
 
-  State that layers update in training does not go from step to step. Batch
-  normalisation does not read its own there. For `held_out` it is estimated at the
-  parameters given, from 32 mini-batches drawn from the train data.
+  State that layers update in training, such as the moving averages of batch
+  normalisation, is not carried from step to step; training does not read those. For
+  `held_out` they are estimated at the given parameters, from 32 mini-batches of train
+  data.
+
+  >>> problem = KerasModel(build_model, "mse", (x, y))
+  >>> [parameter.role for parameter in problem.parameters()]
+  ['kernel', 'bias']
   """
 
   def __init__(
@@ -70,25 +71,27 @@ class KerasModel(Problem):
       build_model: returns a new model; called once. It may be of any kind, and
         need not be built or compiled.
       loss: as `model.compile` takes it: a name, a `keras.losses.Loss`, a function, or
-        a nest of them for several outputs. None keeps what `build_model` compiled.
+        a nest of them for several outputs. None keeps the loss that `build_model`
+        compiled the model with.
       dataset: arrays `(x, y)` or `(x, y, sample_weight)`, nests allowed, or a finite
         source of batches of such tuples: a `tf.data.Dataset`, a
-        `keras.utils.PyDataset` or what else has a length and can be indexed or
-        iterated over. That is read once, into memory: its own batches and order play
-        no role, and what it drew at random, such as augmentation, stays as it was
-        drawn (put it into the model).
-      held_out: more of the same, which the loss never draws.
+        `keras.utils.PyDataset`, or any object that has a length and can be indexed or
+        iterated over. A source is read once, into memory. How it forms batches, and in
+        which order, has no effect; random augmentation is drawn during that one
+        reading and then fixed, so augmentation belongs in the model.
+      held_out: examples in the same form, which the loss never draws.
       batch_size: examples per mini-batch (Keras's default).
-      max_examples: that a source of batches may hold.
-      jit_compile: whether XLA compiles the loss and its gradient in meta-training;
-        it pays for dense layers, and rarely for convolutions on a CPU.
+      max_examples: how many examples a source of batches may hold.
+      jit_compile: whether XLA compiles the loss and its gradient in meta-training.
+        This makes dense layers faster, but rarely convolutions on a CPU.
 
     Raises:
-      ValueError: for a model that is none or has nothing to train, data that do not
-        fit it, an unknown loss, or randomness that no seed controls.
+      ValueError: if `build_model` returns no model or one without trainable
+        variables, if the data do not fit the model, if the loss is unknown, or if the
+        model draws random numbers that no seed controls.
 
     Warns:
-      UserWarning: with the names of variables that the loss does not reach.
+      UserWarning: if the loss does not depend on some variables; it names them.
     """
     if batch_size < 1 or max_examples < 1:
       raise ValueError(
@@ -96,7 +99,7 @@ class KerasModel(Problem):
         " both must be at least 1."
       )
     if isinstance(loss, str):
-      with _explained(f"find loss={loss!r}"):
+      with keras_variables.explained(f"find loss={loss!r}"):
         loss = keras.losses.get(loss)
     self.jit_compile = jit_compile
     self._batch_size = batch_size
@@ -114,10 +117,11 @@ class KerasModel(Problem):
     self._averages = self._check_loss(params)
     self._is_fixed = self._find_fixed(params)
     self._trainable, self._fixed = self._sort(self._trainable)
-    with _explained("apply the constraints of the variables"):
+    with keras_variables.explained("apply the constraints of the variables"):
       self.project(*self._sort(params))
     if self._fixed:
-      warnings.warn(self._fixed_warning(), stacklevel=3)  # of whoever calls keras_model
+      warning = keras_variables.unreached_warning(self._model, self._fixed)
+      warnings.warn(warning, stacklevel=3)  # at the line that calls keras_model
 
   def init(self, seed):
     keys = seeds.split(seed, len(self._starts))
@@ -132,24 +136,23 @@ class KerasModel(Problem):
   def project(self, params, constants):
     """Applies the variables' constraints, as a Keras optimizer does."""
     del constants
-    pairs = zip(self._trainable, params, strict=True)
-    return [p if v.constraint is None else _constrained(v, p) for v, p in pairs]
+    return keras_variables.project(self._trainable, params)
 
   @property
   def is_constrained(self):
-    return any(v.constraint is not None for v in self._trainable)
+    return keras_variables.is_constrained(self._trainable)
 
   def held_out(self, params, constants):
     """Evaluates the whole held-out data in inference mode, as `evaluate` does.
 
     Args:
-      params: of `parameters()`.
+      params: values of the variables that `parameters()` describes.
       constants: of the same task.
 
     Returns:
-      `held_out_loss`, with regularizers; and `held_out_accuracy`, the share
-      classified right, where the loss is one cross-entropy. Nothing without
-      held-out data.
+      `held_out_loss`, including regularizers, and, if the loss is a single
+      cross-entropy, `held_out_accuracy`, the share of examples that are classified
+      correctly. An empty dictionary without held-out data.
     """
     if self._held_out is None:
       return {}
@@ -167,15 +170,10 @@ class KerasModel(Problem):
     return dict(zip(names, sums))
 
   def parameters(self):
-    paths = [v.path for v in self._trainable]
-    unique = len(set(paths)) == len(paths)
-    return [
-      Parameter(path if unique else f"{path}_{i}", tuple(v.shape), _role(v.name))
-      for i, (path, v) in enumerate(zip(paths, self._trainable))
-    ]
+    return keras_variables.parameters(self._trainable)
 
   def _run(self, params, constants, state, batch, training):
-    """Returns the loss, the outputs and the state that the layers left."""
+    """Returns the loss, the outputs, and the layers' state after the call."""
     x, y, sample_weight = batch
     model = self._model
     given = [
@@ -191,9 +189,11 @@ class KerasModel(Problem):
     return loss, outputs, [scope.get_current_value(v) for v in self._others]
 
   def _seeded(self, state, seed):
-    """Puts seeds below `seed` into the state of the layers' seed generators."""
+    """Replaces the states of the layers' seed generators by seeds below `seed`."""
     return [
-      tf.cast(seeds.fold_in(seed, i), value.dtype) if v.name == _SEED else value
+      tf.cast(seeds.fold_in(seed, i), value.dtype)
+      if v.name == keras_variables.SEED
+      else value
       for i, (v, value) in enumerate(zip(self._others, state))
     ]
 
@@ -205,10 +205,11 @@ class KerasModel(Problem):
     return [tf.cast(m, tf.float32) for m in means]
 
   def _inference_state(self, params, constants):
-    """Returns the state with moving averages as if training had stayed at `params`.
+    """Returns the state with the moving averages that training at `params` leads to.
 
-    After k batches such an average is r start + (1 - r) mean, with r = momentum^k.
-    Runs from two starts, one apart, end r apart, whatever the momentum.
+    After k batches a moving average is r start + (1 - r) mean, where r = momentum^k.
+    The momentum is not known here. But if one run starts at s and another at s + 1, on
+    the same batches, they end r apart; that gives r, and then the mean.
     """
     if not self._averages:
       return self._values
@@ -238,7 +239,7 @@ class KerasModel(Problem):
     return state
 
   def _check_init(self) -> list[tf.Tensor]:
-    """Returns initial parameters, the same whenever the seed is."""
+    """Returns initial parameters; raises ValueError if a seed does not fix them."""
     params, again = (self.init(seeds.make(0))[0] for _ in range(2))
     for v, a, b in zip(self._trainable, params, again):
       if not bool(tf.reduce_all(a == b)):
@@ -249,8 +250,11 @@ class KerasModel(Problem):
     return params
 
   def _check_loss(self, params) -> list[int]:
-    """Tries the loss; returns the positions of the averages that it moves."""
-    with _explained("compute the loss of the data's first examples"):
+    """Tries the loss; returns which of the other variables are moving averages.
+
+    These are the floating-point variables that a call in training mode updates.
+    """
+    with keras_variables.explained("compute the loss of the data's first examples"):
       batch = self._train.first(_TRIED)
       loss, _, state = self._run(params, [], self._values, batch, training=True)
       held_out = (self._held_out or self._train).first(_TRIED)
@@ -267,24 +271,12 @@ class KerasModel(Problem):
     ]
 
   def _find_fixed(self, params) -> list[bool]:
-    """Returns of each trainable variable whether the loss does not reach it.
+    """Returns for each trainable variable whether the loss does not reach it.
 
-    In a graph, where a condition has both of its branches; and in training mode, as
-    the inner loop sees it.
+    The loss is in training mode, as in the inner loop.
     """
-
-    def gradients(params, seed):
-      with tf.GradientTape() as tape:
-        tape.watch(params)
-        loss = self(params, [], seed)
-      with _explained("differentiate the loss"):
-        found.extend(tape.gradient(loss, params))
-      return loss
-
-    found = []
-    function = tf.function(gradients, autograph=False)
-    _check_stateless(function.get_concrete_function(params, seeds.make(0)).graph)
-    is_fixed = [g is None for g in found]
+    loss = lambda params, seed: self(params, [], seed)
+    is_fixed = keras_variables.are_unreached(loss, params)
     if all(is_fixed):
       raise ValueError(
         f"keras_model got {self._model.name}, whose loss reaches none of its trainable"
@@ -293,23 +285,15 @@ class KerasModel(Problem):
     return is_fixed
 
   def _sort(self, values) -> tuple[list[Any], list[Any]]:
-    """Parts what belongs to the variables that move from what belongs to the others."""
+    """Splits values, one per variable, into those of moving and of fixed variables."""
     pairs = list(zip(values, self._is_fixed, strict=True))
     return [x for x, fixed in pairs if not fixed], [x for x, fixed in pairs if fixed]
-
-  def _fixed_warning(self) -> str:
-    paths = [v.path for v in self._fixed]
-    more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
-    return (
-      f"The loss of {self._model.name} does not reach {', '.join(paths[:10])}{more};"
-      " they stay where they start, as in fit."
-    )
 
 
 def keras_model(
   build_model: Callable[[], keras.Model], loss: Any, dataset: Any, **settings: Any
 ) -> KerasModel:
-  """Returns a `KerasModel`; its arguments are that class's.
+  """Returns a `KerasModel`, whose constructor takes the same arguments.
 
   >>> problem = keras_model(build_model, "mse", (x, y), held_out=(x_test, y_test))
   >>> trainer = MetaTrainer(problem, CoordinatewiseLSTM())
@@ -327,7 +311,7 @@ def _build(build_model, loss, examples) -> tuple[keras.Model, dict[int, Callable
         " keras.Model."
       )
     x, *_ = examples.first(_TRIED)
-    with _explained(f"call {model.name} on the data's first examples"):
+    with keras_variables.explained(f"call {model.name} on the data's first examples"):
       model(x)
   if not model.trainable_variables:
     raise ValueError(
@@ -339,63 +323,11 @@ def _build(build_model, loss, examples) -> tuple[keras.Model, dict[int, Callable
   return model, recorded
 
 
-def _constrained(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
-  """Returns a variable's value as its constraint would leave it.
-
-  Norms have no derivative at zero, where Keras's constraints would give NaN. Theirs
-  is therefore taken a little beside it.
-  """
-
-  def apply(value):
-    with keras.StatelessScope([(variable, value)]) as scope:
-      variable.assign(variable.constraint(variable))
-    return scope.get_current_value(variable)
-
-  small = 1e-2 if value.dtype == tf.float16 else 1e-18  # Its square is not zero yet.
-  beside = apply(tf.where(value == 0, tf.cast(small, value.dtype), value))
-  # Adds nothing, not even by rounding, to the value of what is the constraint's.
-  return tf.stop_gradient(apply(value)) + (beside - tf.stop_gradient(beside))
-
-
-def _role(name: str) -> str:
-  """Tells kernels and biases by the names that Keras's layers give them."""
-  roles = [role for role in ("kernel", "bias") if name.endswith(role)]
-  return roles[0] if roles else "variable"
-
-
 def _accuracy(loss: Any) -> Callable | None:
-  """Returns what computes the accuracy that goes with a loss, or None."""
+  """Returns the function that computes the accuracy for a loss, or None."""
   name = getattr(loss, "name", getattr(loss, "__name__", None))
   accuracy = _ACCURACIES.get(name)
   config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
   if name == "binary_crossentropy" and config.get("from_logits"):
     return lambda y, outputs: accuracy(y, outputs, threshold=0.0)
   return accuracy
-
-
-def _check_stateless(graph: tf.Graph) -> None:
-  """Raises ValueError if the graph's result depends on more than its inputs."""
-  definition = graph.as_graph_def()
-  bodies = [definition.node, *(f.node_def for f in definition.library.function)]
-  found = {node.op for nodes in bodies for node in nodes if _STATEFUL.match(node.op)}
-  # All of the model's own variables are replaced; this is Keras's global generator.
-  found |= {v.name for v in graph.variables if _SEED in v.name}
-  if found:
-    raise ValueError(
-      "The model draws at random or stores something in a way that cannot be"
-      f" repeated ({', '.join(sorted(found))}); give each layer that draws its own"
-      " keras.random.SeedGenerator, and keep state in Keras variables."
-    )
-
-
-@contextlib.contextmanager
-def _explained(action: str) -> Iterator[None]:
-  """Turns what Keras says, over many lines, into one sentence."""
-  try:
-    yield
-  except Exception as error:
-    reason = re.sub(r"\x1b\[\d*m", "", str(error)).split("Arguments received")[0]
-    raise ValueError(
-      f"keras_model could not {action}: {type(error).__name__},"
-      f" {' '.join(reason.split())[:300]!r}."
-    ) from error

@@ -1,4 +1,6 @@
-"""The same tasks in other units, so that no optimizer learns what is common in one.
+"""Problems whose losses or parameters each task rescales at random.
+
+An optimizer that is trained on them cannot rely on any one scale.
 
 Lv et al. 2017, "Learning Gradient Descent: Better Generalization and Longer
 Horizons", section 4.1, random scaling. https://arxiv.org/abs/1703.03633
@@ -13,18 +15,23 @@ from l2l_tf.problems.base import Problem, draw
 
 
 class ScaledLoss(Problem):
-  """s f(theta), with a factor s that every task draws anew, log-uniformly.
+  """s f(theta), where each task draws the factor s from a log-uniform distribution.
 
-  `task_losses` and `held_out` report f itself: a draw's unit says nothing about how
-  well it was optimized.
+  `task_losses` and `held_out` report f without the factor, so that results of different
+  tasks can be compared.
+
+  >>> problem = ScaledLoss(Simple(), low=0.5, high=2.0)
+  >>> params, constants = problem.init(tf.constant([0, 1]))
+  >>> 0.5 <= float(problem(params, constants, tf.constant([0, 2]))) <= 2.0
+  True
   """
 
   def __init__(self, problem: Problem, low: float = 1e-3, high: float = 1e3):
     """Initializes the problem.
 
     Args:
-      problem: f.
-      low: least factor.
+      problem: the problem whose loss is f.
+      low: smallest factor.
       high: largest factor.
 
     Raises:
@@ -71,19 +78,24 @@ class ScaledLoss(Problem):
 
 
 class ScaledParameters(Problem):
-  """f(c theta), starting at theta_0 / c; every task draws c anew, log-uniformly.
+  """f(c theta), starting at theta_0 / c, where each task draws c log-uniformly.
 
-  Every coordinate has its own factor, which makes its gradient c times as large and
-  its way 1 / c times as long.
+  Each coordinate has its own factor. Its gradient becomes c times as large, and its
+  distance to the optimum c times as small.
+
+  >>> problem = ScaledParameters(Simple())
+  >>> params, constants = problem.init(tf.constant([0, 1]))
+  >>> round(float(problem(params, constants, tf.constant([0, 2]))), 3)
+  1.0
   """
 
   def __init__(self, problem: Problem, low: float = math.exp(-1), high: float = math.e):
     """Initializes the problem.
 
     Args:
-      problem: f.
-      low: least factor.
-      high: largest factor; the paper's are exp(-3) and exp(3).
+      problem: the problem whose loss is f.
+      low: smallest factor; exp(-3) in the paper.
+      high: largest factor; exp(3) in the paper.
 
     Raises:
       ValueError: unless 0 < low <= high.
@@ -114,7 +126,7 @@ class ScaledParameters(Problem):
     return self._problem.has_meta_loss
 
   def project(self, params, constants):
-    """Returns P(c theta) / c, where P is f's."""
+    """Returns P(c theta) / c, where P is the projection of the scaled problem."""
     constants, scales = constants
     projected = self._problem.project(_scale(params, scales), constants)
     return [p / c for p, c in zip(projected, scales, strict=True)]

@@ -1,9 +1,10 @@
-"""Many small classifiers: a distribution to meta-train on, and tasks held out from it.
+"""Many small classifiers: a distribution to meta-train on, and held-out tasks.
 
-What trains and what is held out share no family. Training draws on digits, iris and
-wine, with perceptrons of one to three hidden layers of at most 64 units and nets of one
-or two convolutions. Held out are one whole table (breast_cancer), MNIST, deeper and
-wider perceptrons, a deeper convolutional net, and problems that classify nothing.
+Training tasks and held-out tasks belong to different families. Training uses the
+digits, iris and wine data, with perceptrons of one to three hidden layers of at most 64
+units, and networks with one or two convolutions. Held out are two further data sets
+(breast_cancer and MNIST), deeper and wider perceptrons, a deeper convolutional network,
+and problems that are not classification.
 """
 
 import math
@@ -25,21 +26,26 @@ _DATA: Mapping[str, Callable[[], datasets.Dataset]] = {
 _DEPTHS, _WIDTHS = (1, 2, 3), (8, 16, 32, 64)
 _FILTERS = ((8,), (4, 8))
 _BATCH_SIZES = (16, 32, 64, 128)
-_MAX_COORDINATES = 1_500  # of one net; what meta-training costs is their number
+_MAX_COORDINATES = 1_500  # in one network; they determine the cost of meta-training
 
 
 def small_classifiers(num_tasks: int = 12, seed: int = 0) -> Problem:
-  """Returns small nets on digits, iris and wine, trained side by side by one optimizer.
+  """Returns small networks on digits, iris and wine, trained by one optimizer.
 
-  Every fourth is a convolutional net; data sets and activations take turns; depth,
-  width and batch size are drawn, again if a net has more than 1,500 parameters. The
-  loss is the mean over the nets of cross-entropy divided by that of a guess, so that
-  none counts more for having more classes. A draw is an initialisation, a scale of
-  every parameter and one of the loss.
+  Every fourth network is convolutional. Data sets and activation functions alternate.
+  Depth, width and batch size are drawn at random, and drawn again if the network has
+  more than 1,500 parameters. The loss is the mean over the networks of cross-entropy
+  divided by log(classes), its value for a uniform guess, so that data with more classes
+  do not count more. A task is an initialisation, a scale for every parameter, and a
+  scale for the loss.
+
+  >>> problem = small_classifiers(num_tasks=2)
+  >>> sorted({parameter.path.split("/")[0] for parameter in problem.parameters()})
+  ['problem_0', 'problem_1']
 
   Args:
-    num_tasks: nets.
-    seed: names their architectures.
+    num_tasks: number of networks.
+    seed: determines the architectures.
 
   Raises:
     ValueError: if `num_tasks` is below one.
@@ -81,7 +87,7 @@ def _digits(layers: Sequence[int], activation: str, batch_size: int) -> MLP:
   return MLP(datasets.digits(), layers, activation, batch_size, FAN_IN)
 
 
-# Name -> what makes the task; nothing is read before one is made.
+# Name -> function that makes the task; no data are read before it is called.
 HELD_OUT_TASKS: Mapping[str, Callable[[], Problem]] = {
   "breast_cancer, softmax regression": lambda: _table((), "relu", 64),
   "breast_cancer, 32 relu": lambda: _table((32,), "relu", 32),

@@ -1,7 +1,8 @@
-"""Problems drawn from formulas: quadratics, polynomials, and sums of problems.
+"""Problems that need no data: quadratics, polynomials, and sums of problems.
 
-Andrychowicz et al. 2016, section 3.1; google-deepmind/learning-to-learn,
-problems.py, for `Simple`, `SimpleMulti` and the uniform quadratics.
+Andrychowicz et al. 2016, section 3.1, https://arxiv.org/abs/1606.04474. `Simple`,
+`SimpleMulti` and the uniform quadratics are those of google-deepmind/learning-to-learn,
+problems.py.
 """
 
 import math
@@ -17,7 +18,13 @@ _QUADRATIC_DISTRIBUTIONS = ("normal", "uniform")
 
 
 class Simple(Problem):
-  """f(x) = x^2 from x = 1; a scalar parameter."""
+  """f(x) = x^2, starting at x = 1; one scalar parameter.
+
+  >>> problem, seed = Simple(), tf.constant([0, 1])
+  >>> params, constants = problem.init(seed)
+  >>> float(problem(params, constants, seed))
+  1.0
+  """
 
   jit_compile = True
 
@@ -29,7 +36,11 @@ class Simple(Problem):
 
 
 class SimpleMulti(Problem):
-  """f(x) = x_0^2 + x_1^2 from x = (1, 1); two scalar parameters."""
+  """f(x) = x_0^2 + x_1^2, starting at x = (1, 1); two scalar parameters.
+
+  >>> len(SimpleMulti().parameters())
+  2
+  """
 
   jit_compile = True
 
@@ -41,10 +52,17 @@ class SimpleMulti(Problem):
 
 
 class Quadratic(Problem):
-  """Random quadratics f(theta) = ||W theta - y||^2, a batch of them side by side.
+  """A batch of independent random quadratics, f(theta) = ||W theta - y||^2.
 
-  Paper, section 3.1. The loss is the mean over the batch, so each task's
-  gradient arrives divided by `batch_size`, as in the original code.
+  Section 3.1 of the paper. The loss is the mean over the batch. The gradient of each
+  quadratic is therefore divided by `batch_size`, as in the original code.
+
+  >>> problem = Quadratic(batch_size=2, num_dims=3)
+  >>> problem.parameters()
+  [Parameter(path='theta', shape=(2, 3), role='variable')]
+  >>> params, (w, y) = problem.init(tf.constant([0, 1]))
+  >>> w.shape
+  TensorShape([2, 3, 3])
   """
 
   jit_compile = True
@@ -60,12 +78,13 @@ class Quadratic(Problem):
     """Initializes the problem.
 
     Args:
-      batch_size: how many independent quadratics one task holds.
+      batch_size: how many independent quadratics one task consists of.
       num_dims: dimensions of theta.
-      distribution: of the entries of W and y: "normal" is N(0, 1), the paper's;
-        "uniform" is U[0, 1), the original code's.
-      stddev: of the initial theta, N(0, stddev^2).
-      dtype: of everything.
+      distribution: which distribution the entries of W and y are drawn from: "normal"
+        is N(0, 1), as in the paper; "uniform" is U[0, 1), as in the original code.
+      stddev: standard deviation of the initial theta, which is drawn from
+        N(0, stddev^2).
+      dtype: floating type of parameters, W, y and the loss.
 
     Raises:
       ValueError: for sizes below one or an unknown distribution.
@@ -81,7 +100,7 @@ class Quadratic(Problem):
         f" {', '.join(_QUADRATIC_DISTRIBUTIONS)}."
       )
     self.batch_size = batch_size
-    # A subclass may compute another loss, which may not come in parts.
+    # A subclass may define a loss that is not a sum over independent tasks.
     self.num_tasks = batch_size if type(self) is Quadratic else 1
     self.num_dims = num_dims
     self._stddev = stddev
@@ -101,7 +120,7 @@ class Quadratic(Problem):
     return tf.reduce_sum(tf.square(tf.linalg.matvec(w, theta) - y), axis=1)
 
   def __call__(self, params, constants, seed):
-    # Not the mean: params may hold some of the tasks only.
+    # Not the mean over what is given: params may hold only some of the tasks.
     return tf.reduce_sum(self.task_losses(params, constants, seed)) / self.batch_size
 
   def parameters(self):
@@ -111,8 +130,14 @@ class Quadratic(Problem):
 class Polynomial(Problem):
   """Least-squares regression to a random polynomial.
 
-  The target p(x) = sum_i c_i x^i has coefficients c ~ N(0, 1); the optimizee
-  fits its own coefficients to p on fresh points x ~ U[-1, 1) at every step.
+  The coefficients of the target p(x) = sum_i c_i x^i are drawn from N(0, 1). The
+  parameters are the coefficients of another polynomial, which is to become equal to
+  p. Each step compares the two on fresh points x ~ U[-1, 1).
+
+  >>> problem = Polynomial(num_coefficients=3)
+  >>> params, (target,) = problem.init(tf.constant([0, 1]))
+  >>> float(problem([target], [target], tf.constant([0, 2])))
+  0.0
   """
 
   jit_compile = True
@@ -121,8 +146,8 @@ class Polynomial(Problem):
     """Initializes the problem.
 
     Args:
-      num_coefficients: length of theta, the degree plus one.
-      batch_size: points drawn at every step.
+      num_coefficients: number of coefficients, the polynomial's degree plus one.
+      batch_size: number of points that each step draws.
 
     Raises:
       ValueError: if either is below one.
@@ -150,7 +175,12 @@ class Polynomial(Problem):
 
 
 class Ensemble(Problem):
-  """A weighted sum of problems, optimized jointly by one optimizer."""
+  """A weighted sum of problems, optimized jointly by one optimizer.
+
+  >>> problem = Ensemble([Simple(), Polynomial(3)], weights=[1.0, 0.5])
+  >>> [parameter.path for parameter in problem.parameters()]
+  ['problem_0/param_0', 'problem_1/coefficients']
+  """
 
   def __init__(
     self, problems: Sequence[Problem], weights: Sequence[float] | None = None
@@ -158,12 +188,12 @@ class Ensemble(Problem):
     """Initializes the sum.
 
     Args:
-      problems: the members; their parameters are concatenated in this order.
-      weights: one factor per member; all ones by default.
+      problems: the terms of the sum; their parameters are listed in this order.
+      weights: one factor per problem; all ones by default.
 
     Raises:
-      ValueError: without members, if the counts differ, or for weights that are not
-        finite.
+      ValueError: if there are no problems, if there are more or fewer weights than
+        problems, or if a weight is not finite.
     """
     weights = [1.0] * len(problems) if weights is None else list(weights)
     if not all(math.isfinite(w) for w in weights):
@@ -227,6 +257,13 @@ class Ensemble(Problem):
 
 
 def quadratics(batch_size: int = 64) -> Ensemble:
-  """Returns both kinds of random quadratics, side by side in one task."""
+  """Returns an `Ensemble` of both kinds of `Quadratic`, normal and uniform.
+
+  >>> [parameter.shape for parameter in quadratics(batch_size=2).parameters()]
+  [(2, 10), (2, 10)]
+
+  Args:
+    batch_size: quadratics of each kind.
+  """
   kinds = ("normal", "uniform")
   return Ensemble([Quadratic(batch_size, distribution=kind) for kind in kinds])

@@ -1,9 +1,9 @@
 """Classification data: the only module that reads a disk or a network.
 
-Images are uint8 in 0..255, or floats in [0, 1]; rows of a table are floats of mean
-zero and deviation one. Labels are int32 class numbers
-from zero. All are eager tensors: a `tf.function` that uses them takes them as
-inputs instead of copying them into its graph as constants.
+Images are uint8 in 0..255, or floats in [0, 1]. The columns of a table are floats,
+standardised to mean zero and standard deviation one. Labels are int32 class numbers,
+counted from zero. All of these are eager tensors: a `tf.function` that uses them takes
+them as inputs, instead of copying them into its graph as constants.
 """
 
 import contextlib
@@ -24,11 +24,15 @@ _PROBE_SECONDS = 5
 
 
 class Dataset(NamedTuple):
-  """Labelled examples, split into what trains and what is held out."""
+  """Labelled examples, in a train split and a held-out (test) split.
 
-  train_images: (
-    tf.Tensor
-  )  # [N, height, width, channels] uint8 or float, or [N, columns]
+  >>> data = problems.datasets.digits()
+  >>> data.train_images.shape, data.num_classes
+  (TensorShape([1437, 8, 8, 1]), 10)
+  """
+
+  # [N, height, width, channels], uint8 or floats, or [N, columns], floats.
+  train_images: tf.Tensor
   train_labels: tf.Tensor  # [N], int32
   test_images: tf.Tensor  # [M, ...], of the same shape and type
   test_labels: tf.Tensor  # [M]
@@ -41,15 +45,15 @@ class Dataset(NamedTuple):
 
 
 class DatasetUnavailableError(RuntimeError):
-  """The data are not on this machine and cannot be brought to it."""
+  """The data are not on this machine and cannot be downloaded."""
 
 
 @functools.lru_cache(maxsize=1)
 def digits() -> Dataset:
   """Returns scikit-learn's embedded handwritten digits, 8 x 8 pixels.
 
-  1,437 train and 360 held-out images, float32 in [0, 1], of ten classes. The
-  split is a fixed permutation, the same in every process.
+  There are 1,437 train and 360 held-out images, float32 in [0, 1], of ten classes.
+  They are split by a fixed permutation, the same in every process.
 
   Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI;
   https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
@@ -65,9 +69,17 @@ def digits() -> Dataset:
 def table(name: str) -> Dataset:
   """Returns one of scikit-learn's embedded tables.
 
-  A fifth of the rows is held out, by a fixed permutation; columns are standardised
-  with the mean and the deviation of the others. Rows and columns, and classes: 150 x 4
-  and 3 ("iris"), 178 x 13 and 3 ("wine"), 569 x 30 and 2 ("breast_cancer").
+  A fixed permutation chooses a fifth of the rows as held-out data. Columns are
+  standardised with the mean and the standard deviation of the train rows.
+
+  | name | rows | columns | classes |
+  |---|---|---|---|
+  | iris | 150 | 4 | 3 |
+  | wine | 178 | 13 | 3 |
+  | breast_cancer | 569 | 30 | 2 |
+
+  >>> problems.datasets.table("iris").train_images.shape
+  TensorShape([120, 4])
 
   https://scikit-learn.org/stable/datasets/toy_dataset.html
 
@@ -75,7 +87,7 @@ def table(name: str) -> Dataset:
     name: "iris", "wine" or "breast_cancer".
 
   Raises:
-    ValueError: for another name.
+    ValueError: for any other name.
   """
   from sklearn import datasets
 
@@ -99,14 +111,14 @@ def table(name: str) -> Dataset:
 def mnist() -> Dataset:
   """Returns MNIST, 28 x 28 pixels, through tensorflow-datasets.
 
-  60,000 train and 10,000 held-out images, uint8 in 0..255, of ten classes. They
-  are read from `TFDS_DATA_DIR` (tensorflow-datasets' own default without it) and
-  downloaded to there if they are missing.
+  There are 60,000 train and 10,000 held-out images, uint8 in 0..255, of ten classes.
+  They are read from the directory that `TFDS_DATA_DIR` names, or else from the default
+  directory of tensorflow-datasets, and downloaded to it if they are missing.
 
   LeCun, Cortes and Burges, https://www.tensorflow.org/datasets/catalog/mnist
 
   Raises:
-    DatasetUnavailableError: without readable data and without a network.
+    DatasetUnavailableError: if the data cannot be read and cannot be downloaded.
   """
   with tf.init_scope():
     splits = _load_mnist(os.environ.get("TFDS_DATA_DIR") or None)
@@ -115,27 +127,30 @@ def mnist() -> Dataset:
 
 
 def _permuted(examples, labels, num_held_out: int) -> Dataset:
-  """Splits by a permutation that is the same in every process."""
+  """Splits the examples by a permutation that is the same in every process."""
   order = np.random.RandomState(0).permutation(len(examples))
   train, test = np.split(order, [-num_held_out])
   return as_dataset(examples[train], labels[train], examples[test], labels[test])
 
 
 def as_dataset(train_images, train_labels, test_images, test_labels) -> Dataset:
-  """Makes a `Dataset` of arrays or tensors.
+  """Makes a `Dataset` from arrays or tensors.
+
+  >>> data = as_dataset(x, np.zeros(48), x_test, np.ones(16))
+  >>> problem = MLP(data, layers=[8])
 
   Args:
     train_images: [N, ...], uint8 or floats in [0, 1].
     train_labels: [N], class numbers from zero.
-    test_images: [M, ...], of the same shape.
+    test_images: [M, ...], images of the same shape.
     test_labels: [M].
 
   Returns:
-    The same as eager tensors, also when called while a graph is traced.
+    The data as eager tensors, also when called while a graph is traced.
 
   Raises:
-    ValueError: for an empty split, or images that differ in shape between the
-      splits or in number from their labels.
+    ValueError: if a split is empty, if the splits have images of different shapes, or
+      if there is not one label for each image.
   """
   with tf.init_scope():
     data = Dataset(
@@ -164,13 +179,13 @@ def _load_mnist(data_dir: str | None) -> dict[str, dict[str, tf.Tensor]]:
 
   action = "open"
   try:
-    with _without_warnings():  # of a folder without mnist, which is no news here
+    with _without_warnings():  # that the folder has no mnist, which is checked here
       missing = not tfds.builder("mnist", data_dir=data_dir).is_prepared()
     action = "download" if missing else "read"
     if missing:
       _require_reachable(_MNIST_URL)
     return tfds.load("mnist", data_dir=data_dir, batch_size=-1, download=missing)
-  # What a broken folder, disk or network raises there has no common base class.
+  # The exceptions for a broken folder, disk or network have no common base class.
   except Exception as error:
     where = data_dir or tfds.core.constants.DATA_DIR
     reason = (str(error).strip() or "no message").splitlines()[0][:200]
@@ -183,7 +198,7 @@ def _load_mnist(data_dir: str | None) -> dict[str, dict[str, tf.Tensor]]:
 
 @contextlib.contextmanager
 def _without_warnings():
-  logger = logging.getLogger("absl")  # which tensorflow-datasets writes to
+  logger = logging.getLogger("absl")  # the one that tensorflow-datasets writes to
   only_errors = lambda record: record.levelno >= logging.ERROR
   logger.addFilter(only_errors)
   try:
@@ -193,6 +208,6 @@ def _without_warnings():
 
 
 def _require_reachable(url: str) -> None:
-  """Asks once: tensorflow-datasets retries an unreachable host for minutes."""
+  """Tries the host once; tensorflow-datasets would retry it for minutes."""
   request = urllib.request.Request(url, method="HEAD")
   urllib.request.build_opener().open(request, timeout=_PROBE_SECONDS).close()

@@ -1,7 +1,8 @@
-"""Examples in memory, of which any can be drawn at any time.
+"""Examples in memory, from which a seed can draw a mini-batch at any time.
 
-A loop that must repeat itself exactly cannot read from an iterator, whose place in
-its data is a hidden state. Hence all examples are kept, and drawn by a seed.
+A loop that has to be exactly repeatable cannot read from an iterator, because the
+iterator's position is hidden state. All examples are therefore kept in memory, and a
+seed decides which of them a mini-batch holds.
 """
 
 import contextlib
@@ -15,20 +16,22 @@ from l2l_tf import seeds
 
 
 class Examples:
-  """Inputs, targets and, perhaps, weights of as many examples."""
+  """Inputs, targets and, optionally, sample weights of N examples."""
 
   def __init__(self, data: Any, max_examples: int):
-    """Takes arrays as they are, and reads a source of batches to its end, once.
+    """Stores arrays, or reads a source of batches to its end, once.
 
     Args:
       data: a tuple `(x, y)` or `(x, y, sample_weight)` of nests of arrays, [N, ...];
         or a source of batches that are such tuples: a `tf.data.Dataset`, a
         `keras.utils.PyDataset`, or an object that has a length and can be indexed or
         iterated over.
-      max_examples: of a source of batches, so that it cannot fill the memory.
+      max_examples: how many examples a source of batches may hold, so that it does
+        not fill the memory.
 
     Raises:
-      ValueError: for data that are empty, of unequal lengths, endless or too many.
+      ValueError: if there are no data, if arrays differ in length, or if a source is
+        endless or holds too many examples.
     """
     if _is_source(data):
       self.tensors = _concatenate(_read(data, max_examples), _kind(data))
@@ -41,11 +44,11 @@ class Examples:
     return self._take(seeds.integers([num], seed, self.size))
 
   def first(self, num: int) -> tuple[Any, Any, Any]:
-    """Returns the first `num` examples, or all if they are fewer."""
+    """Returns the first `num` examples, or all of them if there are fewer."""
     return self._take(tf.range(min(num, self.size)))
 
   def slice(self, start: tf.Tensor, num: int) -> tuple[Any, Any, Any]:
-    """Returns `num` examples from `start` on, or as many as there are."""
+    """Returns `num` examples from `start` on, or as many as are left."""
     return self._take(tf.range(start, tf.minimum(start + num, self.size)))
 
   def _take(self, indices):
@@ -54,7 +57,7 @@ class Examples:
 
 
 def _is_source(data: Any) -> bool:
-  """Tells what yields batches from what is a nest of arrays."""
+  """Whether `data` is a source of batches, and not a nest of arrays."""
   if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset, Iterator)):
     return True
   is_array = tf.is_tensor(data) or hasattr(data, "__array__")
@@ -87,7 +90,7 @@ def _read(source: Any, max_examples: int) -> list[Any]:
 
 
 def _batches(source: Any, kind: str, too_many: str) -> Iterable[Any]:
-  """Returns an iterable over the batches, unless it is known to have no end."""
+  """Returns an iterable over the batches; raises ValueError if it may have no end."""
   if isinstance(source, tf.data.Dataset):
     if source.cardinality() == tf.data.INFINITE_CARDINALITY:
       raise ValueError(too_many.replace("more than", "endless, hence more than"))
@@ -134,7 +137,7 @@ def _as_tensors(data: Any) -> tuple[Any, ...]:
 
 
 def _count(tensors: Any) -> int:
-  """Returns how many examples there are, the same in all tensors."""
+  """Returns the number of examples, which all tensors must agree on."""
   shapes = [t.shape for t in tf.nest.flatten(tensors)]
   sizes = {shape[0] if shape.rank else None for shape in shapes}
   if len(sizes) != 1 or not all(sizes):

@@ -1,0 +1,128 @@
+"""The examples in the docstrings run, and print what they say they print.
+
+An example may use the public names of l2l_tf, NumPy, TensorFlow and Keras, data and a
+model (see `names`), and a working directory of its own. An example that shows no output
+need only run.
+"""
+
+import doctest
+import importlib
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import l2l_tf
+from l2l_tf.keras import LearnedOptimizer
+
+_PACKAGE = pathlib.Path(l2l_tf.__file__).parent
+_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+class _Checker(doctest.OutputChecker):
+  def check_output(self, want, got, optionflags):
+    return not want or super().check_output(want, got, optionflags)
+
+
+def _examples():
+  """Returns the docstrings with examples, of every module that has any."""
+  finder = doctest.DocTestFinder(exclude_empty=True)
+  found = {}
+  for path in sorted(_PACKAGE.rglob("*.py")):
+    if ">>>" not in path.read_text(encoding="utf-8"):
+      continue
+    parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
+    name = ".".join(parts).removesuffix(".__init__")
+    for test in finder.find(importlib.import_module(name), name):
+      if test.examples:
+        found[test.name] = test
+  return list(found.values())
+
+
+_EXAMPLES = _examples()
+
+
+def build_model():
+  return keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+
+
+def compiled_model():
+  model = build_model()
+  model.compile(LearnedOptimizer("general"), loss="mse")
+  return model
+
+
+def names(example):
+  """Returns what an example can use without defining it."""
+  modules = l2l_tf.optimizers, l2l_tf.problems, l2l_tf.keras
+  public = {
+    name: value
+    for module in modules
+    for name, value in vars(module).items()
+    if not name.startswith("_")
+  }
+  keras.utils.set_random_seed(0)
+  x = np.random.default_rng(0).normal(size=[64, 4]).astype(np.float32)
+  y = np.sum(x, axis=1, keepdims=True)
+  return {
+    **public,
+    **{name: getattr(l2l_tf, name) for name in l2l_tf.__all__},
+    **{"l2l_tf": l2l_tf, "keras": keras, "np": np, "tf": tf},
+    **{"x": x[:48], "y": y[:48], "x_test": x[48:], "y_test": y[48:]},
+    **{"build_model": build_model},
+    **({"model": compiled_model()} if "model." in example.docstring else {}),
+  }
+
+
+def run(example, names) -> str:
+  """Returns what was wrong with an example, or nothing."""
+  failures = []
+  example.globs = names
+  runner = doctest.DocTestRunner(_Checker(), verbose=False, optionflags=_FLAGS)
+  runner.run(example, out=failures.append)
+  return "".join(failures)
+
+
+@pytest.mark.parametrize("example", _EXAMPLES, ids=lambda example: example.name)
+def test_an_example_runs_as_written(example, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  failures = run(example, names(example))
+  assert not failures, failures
+
+
+@pytest.mark.parametrize(
+  "text, complaint",
+  [
+    (">>> 1 + 1", ""),
+    (">>> 1 + 1\n2", ""),
+    (">>> 1 + 1\n3", "Got:\n    2"),
+    (">>> 1 / 0", "ZeroDivisionError"),
+    (">>> undefined", "NameError"),
+  ],
+)
+def test_what_does_not_run_or_prints_something_else_is_found(text, complaint):
+  example = doctest.DocTestParser().get_doctest(text, {}, "text", None, 0)
+  failures = run(example, {})
+  assert complaint in failures
+  assert bool(failures) == bool(complaint)
+
+
+_NEEDS_NO_EXAMPLE = {
+  "Problem",  # abstract
+  "Parameter",  # a description that problems return
+  "DatasetUnavailableError",
+  "TaskBatch",  # made by the trainer
+  "mnist_mlp",  # MNIST may be missing
+}
+
+
+def test_every_problem_has_an_example():
+  found = {example.name.rsplit(".", 1)[-1] for example in _EXAMPLES}
+  public = {
+    name
+    for name, value in vars(l2l_tf.problems).items()
+    if callable(value) and getattr(value, "__module__", "").startswith("l2l_tf.")
+  }
+  assert public - found <= _NEEDS_NO_EXAMPLE
