@@ -27,6 +27,11 @@ def register(cls: type) -> type:
   return cls
 
 
+def registered() -> dict[str, type]:
+  """Returns the registered classes by name."""
+  return dict(_REGISTRY)
+
+
 def describe(value: Any) -> Any:
   """Turns a constructor argument into JSON."""
   if _REGISTRY.get(type(value).__name__) is type(value):
@@ -60,7 +65,9 @@ def build(description: Any) -> Any:
   cls = _REGISTRY.get(description["class"])
   if cls is None:
     raise ExportError(
-      f"it needs the class {description['class']!r}, which is not registered;"
-      f" known are {', '.join(sorted(_REGISTRY))}."
+      f"it needs the class {description['class']!r}, which is not registered; if it is"
+      " your own, import the file that defines it first, as the flag"
+      " --imports=path/to/file.py of the commands does; known are"
+      f" {', '.join(sorted(_REGISTRY))}."
     )
   return cls(**{k: build(v) for k, v in description["config"].items()})
