@@ -23,7 +23,10 @@ def register(cls: type) -> type:
   dataclass. Register your own preprocessing this way to export it.
   """
   if _REGISTRY.setdefault(cls.__name__, cls) is not cls:
-    raise ValueError(f"{cls.__name__!r} is already registered for export.")
+    raise ValueError(
+      f"{cls.__name__!r} is already registered for export, as another class; give this"
+      " one a name of its own, and import its file only once."
+    )
   return cls
 
 

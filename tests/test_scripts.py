@@ -646,7 +646,7 @@ def test_the_flags_know_the_names_that_there_are(forks):
   code = """
 from l2l_tf.evaluation import protocol as library
 from l2l_tf.scripts import evaluate
-assert evaluate.BASELINES == list(library.BASELINES), evaluate.BASELINES
+assert list(evaluate.BASELINES) == list(library.BASELINES), evaluate.BASELINES
 """
   ended = forks.run("evaluate", code=code)
   assert ended.code == 0, ended.err

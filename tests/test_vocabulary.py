@@ -6,7 +6,7 @@ import pytest
 
 from l2l_tf import optimizers, preprocess, problems, registry
 from l2l_tf.meta import gradients
-from l2l_tf.runs import expressions, vocabulary
+from l2l_tf.runs import expressions, own_files, vocabulary
 from l2l_tf.runs.vocabulary import KINDS, build, check, listing
 
 ROOMS = {"optimizer": optimizers, "problem": problems, "meta_gradient": gradients}
@@ -140,6 +140,19 @@ def test_a_class_of_ones_own_is_made_with_literals_and_names_of_its_file(own):
   assert build("own.py:Own", "optimizer", seed=7).seed == 7
   assert build("own.py:make(0.25)", "optimizer").learning_rate == 0.25
   assert registry.registered()["Own"] is type(made)
+
+
+def test_a_registered_class_is_known_by_its_name_alone(own):
+  with pytest.raises(ValueError, match="'Own' is unknown"):
+    check("Own()", "optimizer")
+  assert check("Own()", "optimizer", may_be_registered=True)
+  own_files.run("own.py")
+  made = build("Partition([(Where(), Own(0.5))], [('w', (2,), 'bias')])", "optimizer")
+  assert isinstance(made, optimizers.Partition)
+  assert build("Own(0.5)", "optimizer").learning_rate == 0.5
+  assert vocabulary.parameters("Own", "optimizer") == ("learning_rate", "seed")
+  with pytest.raises(ValueError, match=r"Own\(0.5\) returned .* must return a problem"):
+    build("Own(0.5)", "problem")
 
 
 @pytest.mark.parametrize(

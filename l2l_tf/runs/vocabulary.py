@@ -4,17 +4,13 @@ They are what the package's rooms name, read from the source: `--help` and a wro
 name are answered without TensorFlow, and a new class needs no entry here.
 """
 
-import ast
 import functools
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from l2l_tf.runs import expressions, own_files
+from l2l_tf import registry
+from l2l_tf.runs import expressions, own_files, source
 from l2l_tf.runs.expressions import Expression
-
-_PACKAGE = pathlib.Path(__file__).parents[1]
-_REGISTER = "register"  # the decorator, however it is imported
 
 
 class _Kind(NamedTuple):
@@ -37,20 +33,10 @@ _ARGUMENTS = {"preprocess": (), "problems/data/datasets": ("Dataset",)}
 _VALUES = ("all_ones", "last_only")  # of meta/gradients: arguments, not calls
 
 
-class Entry(NamedTuple):
-  """A name that can be called, as its source has it."""
-
-  name: str
-  signature: str  # arguments with their defaults
-  parameters: tuple[str, ...]
-  description: str  # the docstring's first line
-
-
-@functools.cache
-def listing(kind: str) -> dict[str, Entry]:
+def listing(kind: str) -> dict[str, source.Entry]:
   """Returns the names of one of `KINDS`, in alphabetical order."""
   room, bases, _ = KINDS[kind]
-  return _entries(room, bases)
+  return source.entries(room, bases)
 
 
 @functools.cache
@@ -58,9 +44,10 @@ def _nested() -> set[str]:
   """The names that may stand within an expression."""
   found = {name for kind in KINDS for name in listing(kind)}
   for room, bases in _ARGUMENTS.items():
-    found |= set(_entries(room, bases))
-  registered = {n.name for n in _definitions("optimizers") if _is_registered(n)}
-  return found | registered | set(_VALUES)
+    found |= set(source.entries(room, bases))
+  for kind in KINDS.values():
+    found |= source.registered(kind.room)
+  return found | set(_VALUES)
 
 
 def describe(kind: str) -> str:
@@ -69,8 +56,14 @@ def describe(kind: str) -> str:
   return "\n".join(f"{e.name}({e.signature}): {e.description}" for e in entries)
 
 
-def check(text: str, kind: str) -> Expression:
+def check(text: str, kind: str, may_be_registered: bool = False) -> Expression:
   """Reads an expression and checks what can be checked without running anything.
+
+  Args:
+    text: such as "RNNprop(layers=(20, 20))" or "path/to/file.py:MyOptimizer()".
+    kind: one of `KINDS`.
+    may_be_registered: whether a file that is yet to be run may register a name that
+      is unknown.
 
   Raises:
     ValueError: for what is no expression, a name that is unknown, or a file that is
@@ -79,24 +72,32 @@ def check(text: str, kind: str) -> Expression:
   expression = expressions.parse(text)
   if expression.source is not None:
     own_files.check(expression.source)
-    return expression
-  name, *others = expressions.names(expression.call)
-  if name not in listing(kind):
-    raise ValueError(
-      f"{expressions.unknown(name, listing(kind))}; one of your own is named as in"
-      f" {expressions.OWN}."
-    )
-  for other in others:
-    if other not in _nested():
-      raise ValueError(f"{expressions.unknown(other, _nested())}.")
+  elif not may_be_registered:
+    own = set(registry.registered())
+    name, *others = expressions.names(expression.call)
+    if name not in listing(kind) and name not in own - _nested():
+      raise ValueError(
+        f"{expressions.unknown(name, listing(kind))}; one of your own is named as in"
+        f" {expressions.OWN}."
+      )
+    for other in others:
+      if other not in _nested() | own:
+        raise ValueError(f"{expressions.unknown(other, _nested())}.")
   return expression
+
+
+def parameters(name: str, kind: str) -> tuple[str, ...]:
+  """Returns the arguments of a name that `check` has found."""
+  if name in listing(kind):
+    return listing(kind)[name].parameters
+  return tuple(expressions.signature_of(resolve(name)).parameters)
 
 
 def build(text: str, kind: str, **defaults: Any) -> Any:
   """Makes what an expression describes.
 
   Args:
-    text: such as "RNNprop(layers=(20, 20))" or "path/to/file.py:MyOptimizer()".
+    text: as for `check`.
     kind: one of `KINDS`.
     **defaults: arguments for its constructor, if it takes them and the text does not
       say them.
@@ -112,8 +113,7 @@ def build(text: str, kind: str, **defaults: Any) -> Any:
   else:
     found = _build_own(expression, kind, defaults)
     where = f"{expression.call.name}() of {expression.source}"
-  _, base = _room_and_base(kind)
-  if not isinstance(found, base):
+  if not isinstance(found, _base(kind)):
     example = ", such as l2l_tf.problems.keras_model(build_model, loss, dataset)"
     raise ValueError(
       f"{where} returned {found!r}; it must return {KINDS[kind].noun}"
@@ -138,7 +138,7 @@ def callable_of(expression: Expression, kind: str) -> Callable[..., Any]:
 
 def resolve(name: str) -> Any:
   """Returns what a name of the package, or a registered one, stands for."""
-  from l2l_tf import optimizers, preprocess, problems, registry
+  from l2l_tf import optimizers, preprocess, problems
   from l2l_tf.meta import gradients
   from l2l_tf.problems.data import datasets
 
@@ -167,147 +167,14 @@ def _build_own(expression: Expression, kind: str, defaults) -> Any:
     raise RuntimeError(f"{name} failed, see above.") from error
 
 
-def _room_and_base(kind: str) -> tuple[Any, type]:
+def _base(kind: str) -> type:
+  """Returns the class of which everything of a kind is an instance."""
   from l2l_tf import optimizers, problems
   from l2l_tf.meta import gradients
 
   rooms = {"optimizer": optimizers, "problem": problems, "meta_gradient": gradients}
-  room = rooms[kind]
-  (base, *_) = (getattr(room, b) for b in KINDS[kind].bases if hasattr(room, b))
-  return room, base
-
-
-# From here on, the source is read.
-
-_Definition = ast.ClassDef | ast.FunctionDef
-
-
-def _entries(room: str, bases: tuple[str, ...]) -> dict[str, Entry]:
-  """The names of a room: subclasses of its bases, and functions that return one."""
-  public = _public(room)
-  definitions = {node.name: node for node in _definitions(room)}
-  classes = {k: v for k, v in definitions.items() if isinstance(v, ast.ClassDef)}
-  found = {}
-  for name, node in sorted(definitions.items(), key=lambda item: item[0].lower()):
-    is_named = name in public or _is_registered(node)
-    if is_named and _makes_one(node, classes, bases) and _takes_literals(node, classes):
-      found[name] = _entry(node, classes)
-  return found
-
-
-@functools.cache
-def _definitions(room: str) -> list[_Definition]:
-  path = _PACKAGE / room
-  files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-  trees = (ast.parse(file.read_text(encoding="utf-8")) for file in files)
-  return [
-    node
-    for tree in trees
-    for node in _with_constants(tree).body
-    if isinstance(node, _Definition) and not node.name.startswith("_")
-  ]
-
-
-def _with_constants(tree: ast.Module) -> ast.Module:
-  """Puts literals where a module's constants stand, such as those of defaults."""
-  constants = {
-    node.targets[0].id: node.value
-    for node in tree.body
-    if isinstance(node, ast.Assign)
-    and isinstance(node.targets[0], ast.Name)
-    and isinstance(node.value, ast.Constant)
-  }
-
-  class Transformer(ast.NodeTransformer):
-    def visit_Name(self, node):
-      return constants.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
-
-  return Transformer().visit(tree)
-
-
-def _public(room: str) -> set[str]:
-  """What a package's __init__ names, or all that a module defines."""
-  init = _PACKAGE / room / "__init__.py"
-  if not init.exists():
-    return {node.name for node in _definitions(room)}
-  tree = ast.parse(init.read_text(encoding="utf-8"))
-  imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
-  return {alias.asname or alias.name for node in imports for alias in node.names}
-
-
-def _makes_one(node, classes, bases) -> bool:
-  if isinstance(node, ast.FunctionDef):
-    made = _last(node.returns) if node.returns else None
-    return made in bases or (
-      made in classes and bool({*_ancestry(classes[made], classes)} & {*bases})
-    )
-  is_abstract = "ABC" in map(_last, node.bases)
-  is_one = not bases or bool({*_ancestry(node, classes)} & {*bases})
-  return is_one and not is_abstract
-
-
-def _ancestry(node: ast.ClassDef, classes) -> Iterator[str]:
-  """Yields the class's name and those of its ancestors."""
-  yield node.name
-  for base in map(_last, node.bases):
-    if base in classes and base != node.name:
-      yield from _ancestry(classes[base], classes)
-    elif base:
-      yield base
-
-
-def _takes_literals(node: _Definition, classes) -> bool:
-  """Whether no argument has to be a function, which no expression can write."""
-  return not any(
-    default is None and annotation and "Callable" in ast.unparse(annotation)
-    for _, annotation, default in _parameters(node, classes)
+  return next(
+    getattr(rooms[kind], name)
+    for name in KINDS[kind].bases
+    if hasattr(rooms[kind], name)
   )
-
-
-def _entry(node: _Definition, classes) -> Entry:
-  parameters = _parameters(node, classes)
-  texts = [f"{n}={ast.unparse(d)}" if d else n for n, _, d in parameters]
-  description = (ast.get_docstring(node) or "").partition("\n")[0]
-  names = tuple(name for name, *_ in parameters)
-  return Entry(node.name, ", ".join(texts), names, description)
-
-
-def _parameters(node: _Definition, classes):
-  """Returns (name, annotation, default) of each argument."""
-  if isinstance(node, ast.FunctionDef):
-    return _of_function(node, skipped=0)
-  for member in node.body:
-    if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-      return _of_function(member, skipped=1)
-  inherited = []
-  for base in map(_last, node.bases):
-    if base in classes and base != node.name:
-      inherited = _parameters(classes[base], classes)
-  if "dataclass" in map(_last, node.decorator_list):
-    fields = (member for member in node.body if isinstance(member, ast.AnnAssign))
-    return inherited + [(f.target.id, f.annotation, f.value) for f in fields]
-  return inherited
-
-
-def _of_function(node: ast.FunctionDef, skipped: int):
-  listed = [*node.args.posonlyargs, *node.args.args]
-  defaults = [None] * (len(listed) - len(node.args.defaults)) + node.args.defaults
-  pairs = [
-    *list(zip(listed, defaults))[skipped:],
-    *zip(node.args.kwonlyargs, node.args.kw_defaults),
-  ]
-  return [(a.arg, a.annotation, d) for a, d in pairs]
-
-
-def _is_registered(node: _Definition) -> bool:
-  return _REGISTER in map(_last, node.decorator_list)
-
-
-def _last(node: ast.expr) -> str | None:
-  """base.Optimizer -> Optimizer; dataclasses.dataclass(frozen=True) -> dataclass."""
-  match node:
-    case ast.Call(func=function):
-      return _last(function)
-    case ast.Attribute(attr=name) | ast.Name(id=name) | ast.Constant(value=name):
-      return name
-  return None
