@@ -210,8 +210,7 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
       dynamic_ncols=True,
     ) as bar,
   ):
-    for epoch in run.epochs():
-      _log(run, board, picture, epoch, settings.save_path)
+    for epoch in run.epochs(lambda e: _log(run, board, picture, e, settings.save_path)):
       recent.append(float(epoch.metrics["losses"][-1]))
       if epoch.number % settings.log_period == 0:
         bar.write(messages.progress(epoch.number, recent, run))
