@@ -160,7 +160,7 @@ KNOWN = {"Point": Point, "Pair": Pair, "Module": Module, "double": double}
 
 
 def made(text, **defaults):
-  return build(parse(text).call, KNOWN.__getitem__, **defaults)
+  return build(parse(text).call, KNOWN.__getitem__, defaults)
 
 
 def test_calls_may_be_nested():
@@ -182,6 +182,12 @@ def test_defaults_are_for_what_is_taken_and_not_given():
   assert made("Module(3, 5)", seed=7).given == (3, 5)
   assert made("Module(seed=5)", seed=7, units=2).given == (2, 5)
   assert made("Pair(Module(1), Module(2, seed=3))", seed=7).left.given == (1, 0)
+
+
+def test_what_is_for_everywhere_is_for_calls_in_arguments_too():
+  call = parse("Pair([Module(1), Module(2, seed=3)], Module(4, 5))").call
+  pair = build(call, KNOWN.__getitem__, everywhere={"seed": 7})
+  assert [m.given for m in (*pair.left, pair.right)] == [(1, 7), (2, 3), (4, 5)]
 
 
 @pytest.mark.parametrize(

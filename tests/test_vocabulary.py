@@ -134,10 +134,10 @@ def own(tmp_path, monkeypatch):
 
 
 def test_a_class_of_ones_own_is_made_with_literals_and_names_of_its_file(own):
-  made = build("own.py:Own(Half(), seed=4)", "optimizer", seed=7)
+  made = build("own.py:Own(Half(), seed=4)", "optimizer", {"seed": 7})
   assert type(made).__name__ == "Own" and made.seed == 4
   assert made.learning_rate(0) == 0.5
-  assert build("own.py:Own", "optimizer", seed=7).seed == 7
+  assert build("own.py:Own", "optimizer", {"seed": 7}).seed == 7
   assert build("own.py:make(0.25)", "optimizer").learning_rate == 0.25
   assert registry.registered()["Own"] is type(made)
 

@@ -98,22 +98,27 @@ def names(value: Any) -> Iterator[str]:
       yield from names(part)
 
 
-def build(call: Call, find: Callable[[str], Any], **defaults: Any) -> Any:
+def build(
+  call: Call,
+  find: Callable[[str], Any],
+  defaults: Mapping[str, Any] = {},
+  everywhere: Mapping[str, Any] = {},
+) -> Any:
   """Makes what a call of the package's names describes.
 
   Args:
     call: what to call, and with what.
     find: returns what a name stands for. In arguments, a class alone stands for an
       instance.
-    **defaults: arguments of the outermost call, if it takes them and has not got
-      them.
+    defaults: arguments of the outermost call, if it takes them and has not got them.
+    everywhere: likewise, of the calls in its arguments too.
 
   Raises:
     ValueError: for arguments that do not fit, with those that there are; and what the
       constructor raises as TypeError or ValueError.
   """
   function = find(call.name)
-  positional, keywords = arguments(call, function, find, defaults)
+  positional, keywords = arguments(call, function, find, defaults, everywhere)
   try:
     return function(*positional, **keywords)
   except TypeError as e:
@@ -124,31 +129,33 @@ def arguments(
   call: Call,
   function: Callable[..., Any],
   find: Callable[[str], Any],
-  defaults: Mapping[str, Any],
+  defaults: Mapping[str, Any] = {},
+  everywhere: Mapping[str, Any] = {},
 ) -> tuple[list[Any], dict[str, Any]]:
   """Returns the positional and the keyword arguments of a call, as in `build`."""
-  positional = [_argument(v, find) for v in call.positional]
-  keywords = {k: _argument(v, find) for k, v in call.keywords.items()}
+
+  def made(value: Any) -> Any:
+    if isinstance(value, Call):
+      is_value = value.is_bare and not isinstance(found := find(value.name), type)
+      return found if is_value else build(value, find, everywhere=everywhere)
+    if isinstance(value, (list, tuple)):
+      return type(value)(map(made, value))
+    if isinstance(value, dict):
+      return {k: made(v) for k, v in value.items()}
+    return value
+
+  positional = [made(v) for v in call.positional]
+  keywords = {k: made(v) for k, v in call.keywords.items()}
   signature = signature_of(function)
   try:
     given = signature.bind_partial(*positional, **keywords).arguments
     taken = {*signature.parameters} - {*given}
-    keywords |= {k: v for k, v in defaults.items() if k in taken}
+    missing = {**everywhere, **defaults}
+    keywords |= {k: v for k, v in missing.items() if k in taken}
     signature.bind(*positional, **keywords)
   except TypeError as e:
     raise ValueError(f"{call.name}: {e}; {_taken_by(function)}.") from None
   return positional, keywords
-
-
-def _argument(value: Any, find: Callable[[str], Any]) -> Any:
-  if isinstance(value, Call):
-    is_value = value.is_bare and not isinstance(found := find(value.name), type)
-    return found if is_value else build(value, find)
-  if isinstance(value, (list, tuple)):
-    return type(value)(_argument(v, find) for v in value)
-  if isinstance(value, dict):
-    return {k: _argument(v, find) for k, v in value.items()}
-  return value
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:

@@ -130,9 +130,8 @@ def build_optimizer(settings: TrainingSettings) -> Optimizer:
     return export.load(pathlib.Path(settings.initial_path).expanduser())
   given = {k: getattr(settings, k) for k in ARCHITECTURE}
   given = {k: v for k, v in given.items() if v is not None}
-  optimizer = vocabulary.build(
-    settings.optimizer, "optimizer", seed=settings.seed, **given
-  )
+  seed = {"seed": settings.seed}
+  optimizer = vocabulary.build(settings.optimizer, "optimizer", seed, **given)
   export.dumps(optimizer)
   return optimizer
 

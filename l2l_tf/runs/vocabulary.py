@@ -5,7 +5,7 @@ name are answered without TensorFlow, and a new class needs no entry here.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from l2l_tf import registry
@@ -93,14 +93,17 @@ def parameters(name: str, kind: str) -> tuple[str, ...]:
   return tuple(expressions.signature_of(resolve(name)).parameters)
 
 
-def build(text: str, kind: str, **defaults: Any) -> Any:
+def build(
+  text: str, kind: str, everywhere: Mapping[str, Any] = {}, **defaults: Any
+) -> Any:
   """Makes what an expression describes.
 
   Args:
     text: as for `check`.
     kind: one of `KINDS`.
-    **defaults: arguments for its constructor, if it takes them and the text does not
-      say them.
+    everywhere: arguments for all constructors that it calls, if they take them and
+      the text does not say them.
+    **defaults: likewise, for the outermost one alone.
 
   Raises:
     ValueError: as `check`, for wrong arguments, and for what is not of that kind.
@@ -108,10 +111,10 @@ def build(text: str, kind: str, **defaults: Any) -> Any:
   """
   expression = check(text, kind)
   if expression.source is None:
-    found = expressions.build(expression.call, resolve, **defaults)
+    found = expressions.build(expression.call, resolve, defaults, everywhere)
     where = expression.text
   else:
-    found = _build_own(expression, kind, defaults)
+    found = _build_own(expression, kind, defaults, everywhere)
     where = f"{expression.call.name}() of {expression.source}"
   if not isinstance(found, _base(kind)):
     example = ", such as l2l_tf.problems.keras_model(build_model, loss, dataset)"
@@ -152,13 +155,13 @@ def resolve(name: str) -> Any:
   raise ValueError(f"{expressions.unknown(name, {*_nested(), *registered})}.")
 
 
-def _build_own(expression: Expression, kind: str, defaults) -> Any:
+def _build_own(expression: Expression, kind: str, defaults, everywhere) -> Any:
   """Calls the user's function or class; what it raises keeps its traceback."""
   function = callable_of(expression, kind)
   own = own_files.run(expression.source)
   find = lambda name: own[name] if callable(own.get(name)) else resolve(name)
   positional, keywords = expressions.arguments(
-    expression.call, function, find, defaults
+    expression.call, function, find, defaults, everywhere
   )
   try:
     return function(*positional, **keywords)

@@ -143,9 +143,9 @@ flags.DEFINE_string(
   None,
   "What is meta-trained. A name alone takes its arguments from --layers, --preprocess,"
   " --output_scale and --initializer, or the recipe; an expression says them, as in"
-  " --optimizer='RNNprop(layers=(20, 20), time_scales=(10, 100))', and --seed is its"
-  " seed unless it says one. A class of your own, with the decorator l2l_tf.register,"
-  f" is path/to/file.py:MyOptimizer(units=3); {_recipe('optimizer')} There are:\n"
+  " --optimizer='RNNprop(layers=(20, 20), time_scales=(10, 100))', and takes --seed"
+  " where it says no seed. A class of your own, with the decorator l2l_tf.register, is"
+  f" path/to/file.py:MyOptimizer(units=3); {_recipe('optimizer')} There are:\n"
   f"{vocabulary.describe('optimizer')}",
 )
 flags.DEFINE_list(
