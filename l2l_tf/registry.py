@@ -23,8 +23,16 @@ def register(cls: type) -> type:
   dataclass. Register your own preprocessing this way to export it.
   """
   if _REGISTRY.setdefault(cls.__name__, cls) is not cls:
-    raise ValueError(f"{cls.__name__!r} is already registered for export.")
+    raise ValueError(
+      f"{cls.__name__!r} is already registered for export, as another class; give this"
+      " one a name of its own, and import its file only once."
+    )
   return cls
+
+
+def registered() -> dict[str, type]:
+  """Returns the registered classes by name."""
+  return dict(_REGISTRY)
 
 
 def describe(value: Any) -> Any:
@@ -60,7 +68,9 @@ def build(description: Any) -> Any:
   cls = _REGISTRY.get(description["class"])
   if cls is None:
     raise ExportError(
-      f"it needs the class {description['class']!r}, which is not registered;"
-      f" known are {', '.join(sorted(_REGISTRY))}."
+      f"it needs the class {description['class']!r}, which is not registered; if it is"
+      " your own, import the file that defines it first, as the flag"
+      " --imports=path/to/file.py of the commands does; known are"
+      f" {', '.join(sorted(_REGISTRY))}."
     )
   return cls(**{k: build(v) for k, v in description["config"].items()})

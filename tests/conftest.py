@@ -3,10 +3,48 @@
 import functools
 
 import keras_models
+import processes
 import pytest
+import short_run
+
+from l2l_tf.optimizers import CoordinatewiseLSTM
+from l2l_tf.storage import export
 
 
 @pytest.fixture(params=[True, False], ids=["input", "no_input"])
 def sequential(request):
   """Returns what builds a model of two layers, with an `Input` and without one."""
   return functools.partial(keras_models.sequential, request.param)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+  """Starts processes that have TensorFlow imported already."""
+  forks = processes.Forks(tmp_path_factory.mktemp("forks"), processes.TENSORFLOW)
+  yield forks
+  forks.close()
+
+
+@pytest.fixture(scope="session")
+def light_forks(tmp_path_factory):
+  """Starts processes without TensorFlow."""
+  forks = processes.Forks(tmp_path_factory.mktemp("light"), processes.SCRIPTS)
+  yield forks
+  forks.close()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+  """A training that nothing disturbed: how it ended, and its directory."""
+  path = tmp_path_factory.mktemp("reference") / "run"
+  command = processes.COMMAND.format("train")
+  return processes.cold(command, *short_run.TINY, f"--save_path={path}"), path
+
+
+@pytest.fixture
+def exported(tmp_path):
+  """Two exports of the same weights, in directories of the same name."""
+  paths = [f"{parent}/run/optimizer.l2l.npz" for parent in ("one", "two")]
+  for path in paths:
+    export.save(CoordinatewiseLSTM((4,), "log_and_sign", 0.1), tmp_path / path)
+  return paths

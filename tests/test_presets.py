@@ -1,6 +1,7 @@
 """Every name's problem and recipe fit together."""
 
 import inspect
+import re
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from l2l_tf.optimizers import SGD
 from l2l_tf.problems import DatasetUnavailableError, Quadratic
 from l2l_tf.runs import training
 from l2l_tf.runs.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
+from l2l_tf.runs.settings import TrainingSettings
 
 
 def make_problem(preset):
@@ -27,8 +29,7 @@ def make_problem(preset):
 def test_a_window_of_its_recipe_can_be_traced(name):
   preset = get(name)
   problem = make_problem(preset)
-  values = {**preset._asdict(), "initial_path": None, "seed": 0}
-  optimizer = training.build_optimizer(values)
+  optimizer = training.build_optimizer(TrainingSettings(problem=name).resolved())
   assert type(optimizer).__name__ == preset.optimizer
   trainer = MetaTrainer(problem, optimizer, num_steps=2, unroll_length=2)
   assert trainer.trace_window().get_operations()
@@ -55,7 +56,7 @@ def test_a_name_gives_its_preset():
   assert get("simple") is PRESETS["simple"]
 
 
-@pytest.mark.parametrize("name", ["cubic", "", "Simple"])
+@pytest.mark.parametrize("name", ["cubic", "", "simple-multi"])
 def test_an_unknown_name_lists_the_valid_ones(name):
   with pytest.raises(ValueError, match=f"Unknown problem '{name}'") as e:
     get(name)
@@ -79,6 +80,13 @@ def make_problem():
 
 def returns_nothing():
   pass
+
+def with_size(num_dims, batch_size=2):
+  return problems.Quadratic(batch_size, num_dims)
+
+class Own(problems.Simple):
+  def __init__(self, size=1):
+    self.size = size
 
 def fails():
   raise ValueError("What came.")
@@ -118,10 +126,67 @@ def test_the_home_directory_is_found(mine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+  "call", ["with_size(5)", "with_size(num_dims=5, batch_size=3)"]
+)
+def test_the_function_may_take_literals(mine, call):
+  assert get(f"{mine}:{call}").make_problem().num_dims == 5
+
+
+@pytest.mark.parametrize("call, size", [("Own", 1), ("Own()", 1), ("Own(size=-2)", -2)])
+def test_a_class_in_a_file_is_the_problem(mine, call, size):
+  assert get(f"{mine}:{call}").make_problem().size == size
+
+
+def test_a_file_is_run_once(mine):
+  first, second = (get(f"{mine}:Own").make_problem() for _ in range(2))
+  assert type(first) is type(second) and first is not second
+
+
+@pytest.mark.parametrize(
+  "name, recipe",
+  [
+    ("Quadratic", "quadratic"),
+    ("Quadratic(num_dims=3)", "quadratic"),
+    ("Quadratic(num_dims=3, distribution='uniform')", "quadratic_uniform"),
+    ("digits_mlp(layers=(40,))", "digits_mlp"),
+  ],
+)
+def test_an_expression_has_the_recipe_of_the_preset_most_like_it(name, recipe):
+  preset = get(name)
+  assert preset.description == f"by the recipe of {recipe}"
+  like = {"problem": name, "arguments": {}, "description": preset.description}
+  assert preset == PRESETS[recipe]._replace(**like)
+
+
+def test_an_expression_like_no_preset_has_the_recipe_of_ones_own():
+  preset = get("ScaledLoss(Quadratic(2, num_dims=3), low=0.1)")
+  assert preset.clip_norm == OWN_RECIPE.clip_norm
+  assert preset.make_problem().init([1, 2])[0][0].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+  "name, sentence",
+  [
+    ("Quadrtic(num_dims=3)", "'Quadrtic' is unknown; did you mean Quadratic or quad"),
+    ("RNNprop()", "'RNNprop' is unknown"),
+    ("Quadratic(dims=3)", "'dims'; its arguments are batch_size, num_dims, distrib"),
+    ("Quadratic(num_dims=0)", "num_dims=0; both must be at least 1"),
+    ("Quadratic(num_dims='3')", "Quadratic cannot be made: '<' not supported"),
+    ("ScaledLoss()", "missing a required argument: 'problem'; its arguments are prob"),
+    ("Simple(1)", "Simple: too many positional arguments"),
+  ],
+)
+def test_a_wrong_expression_is_one_sentence(name, sentence):
+  with pytest.raises(ValueError, match=re.escape(sentence)):
+    get(name).make_problem()
+
+
+@pytest.mark.parametrize(
   "function, sentence",
   [
     ("missing", "mine.py has no function 'missing'; define it"),
     ("number", "mine.py has no function 'number'; define it"),
+    ("with_size", "with_size: missing a required argument: 'num_dims'; its arguments"),
     (
       "returns_nothing",
       r"returns_nothing\(\) of .* returned None; it must return a pr",
@@ -149,7 +214,7 @@ def test_a_file_that_is_not_there_is_one_sentence(name):
     get(name)
 
 
-@pytest.mark.parametrize("name", ["mine.py", "mine.py:", ":f", "mine.py:f()", "a:b c"])
+@pytest.mark.parametrize("name", ["mine.py", "mine.py:", ":f", "a b c"])
 def test_an_incomplete_name_says_how_a_function_is_named(name):
   with pytest.raises(ValueError, match=f"Unknown problem .* as in {OWN}"):
     get(name)
@@ -161,7 +226,15 @@ def test_an_incomplete_name_says_how_a_function_is_named(name):
     ("quadratic", "quadratic"),
     ("a/b c/file.py:make", "file_make"),
     ("package.module:make", "module_make"),
+    ("a/file.py:make(n=-3, s='a/b: c')", "file_make_n_3_s_a_b_c"),
+    ("Quadratic(num_dims=3)", "Quadratic_num_dims_3"),
   ],
 )
 def test_a_short_name_can_name_a_directory(name, short):
   assert short_name(name) == short
+
+
+def test_a_long_name_is_cut_and_still_its_own():
+  names = [f"MLP(digits(), layers=({'20, ' * 50}{n},))" for n in (1, 2)]
+  short = [short_name(name) for name in names]
+  assert len(set(short)) == 2 and {len(s) for s in short} == {80}

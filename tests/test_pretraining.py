@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import os
 import pathlib
 import signal
@@ -18,8 +19,9 @@ from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
 from l2l_tf.pretraining.recipes import RECIPES, Recipe
 from l2l_tf.problems import Simple
-from l2l_tf.runs import presets, training
+from l2l_tf.runs import presets
 from l2l_tf.runs import pretraining as pretrained
+from l2l_tf.runs.settings import PretrainingSettings
 from l2l_tf.scripts import train
 from l2l_tf.storage import export
 
@@ -131,20 +133,20 @@ def test_a_comparison_goes_on_with_what_is_missing(tmp_path, monkeypatch):
   monkeypatch.setattr(FakeTrial, "ran", [])
   recipe = Recipe("x^2", (), lambda: {"a": Simple, "b": Simple})
   path = tmp_path / "comparison.csv"
-  values = {"horizons": ["2", "4"], "num_draws": 1, "num_tuning_draws": 1, "seed": 0}
-  first = pretrained._compare(recipe, None, path, values)
+  settings = PretrainingSettings(horizons=(2, 4), num_draws=1)
+  first = pretrained._compare(recipe, None, path, settings)
   assert len(FakeTrial.ran) == len(set(FakeTrial.ran)) == 2 * 5
   assert [r.task for r in first] == ["a"] * 10 + ["b"] * 10
 
   lines = path.read_text().splitlines()
   path.write_text("\n".join(lines[:9]) + "\n")  # four of ten runs
   FakeTrial.ran.clear()
-  assert pretrained._compare(recipe, None, path, values) == first
+  assert pretrained._compare(recipe, None, path, settings) == first
   assert len(FakeTrial.ran) == 6
   FakeTrial.ran.clear()
-  assert pretrained._compare(recipe, None, path, values) == first
+  assert pretrained._compare(recipe, None, path, settings) == first
   assert not FakeTrial.ran
-  pretrained._compare(recipe, None, path, {**values, "num_draws": 2})
+  pretrained._compare(recipe, None, path, dataclasses.replace(settings, num_draws=2))
   assert len(FakeTrial.ran) == 10
 
 
@@ -154,15 +156,13 @@ def test_the_stages_of_a_recipe_are_flags_that_l2l_train_takes(name):
   for i, command in enumerate(commands, 1):
     known = copy.deepcopy(flags.FLAGS)
     assert known(["l2l-train", *command]) == ["l2l-train"]
-    given = {f.name: known[f.name].value for f in
-             flags.FLAGS.flags_by_module_dict()[train.__name__]}  # fmt: skip
-    values = training.settings(given)
-    check_lengths(values["num_steps"], values["unroll_length"])
-    assert values["seed"] == 3 and values["save_path"] == f"runs/{i}"
+    settings = train.settings(known).resolved()
+    check_lengths(settings.num_steps, settings.unroll_length)
+    assert settings.seed == 3 and settings.save_path == f"runs/{i}"
     # Else a higher --num_epochs went on with a stage whose successor has begun.
-    assert values["schedule"] == "cosine"
+    assert settings.schedule == "cosine"
     former = f"runs/{i - 1}/optimizer.l2l.npz" if i > 1 else None
-    assert values["initial_path"] == former
+    assert settings.initial_path == former
 
 
 def test_every_recipe_is_for_a_problem_with_a_plain_name():

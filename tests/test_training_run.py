@@ -288,6 +288,26 @@ def test_a_death_between_export_and_checkpoint_costs_nothing(
   assert ending(run) == unbroken
 
 
+@pytest.mark.parametrize("died", [4, 5])
+def test_no_record_lacks_an_epoch_that_is_not_trained_again(unbroken, tmp_path, died):
+  recorded = []
+
+  def record(epoch):
+    recorded.append(epoch.number)
+    if epoch.number == died:
+      raise KeyboardInterrupt  # before a checkpoint of epoch 4, or of none
+
+  with pytest.raises(KeyboardInterrupt):
+    for _ in start(tmp_path / "run").epochs(record):
+      pass
+  run = start(tmp_path / "run")
+  assert run.resumed_from == {4: 2, 5: 4}[died] < recorded[-1] == died
+  for _ in run.epochs(lambda epoch: recorded.append(epoch.number)):
+    pass
+  assert recorded[died:] == [*range(run.resumed_from + 1, 11)]
+  assert ending(run) == unbroken
+
+
 def test_a_damaged_checkpoint_costs_only_the_epochs_since_the_one_before(
   unbroken, tmp_path
 ):

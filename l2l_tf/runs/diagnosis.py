@@ -1,10 +1,9 @@
-"""What l2l-diagnose does, given its flags' values."""
+"""What l2l-diagnose does, given its settings."""
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,20 +15,28 @@ from l2l_tf.evaluation.diagnose import Response, Run
 from l2l_tf.evaluation.findings import Finding
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
+from l2l_tf.runs import own_files
+from l2l_tf.runs.settings import DiagnosisSettings
 from l2l_tf.storage import files
 
 
-def diagnose(values: Mapping[str, Any]) -> None:
-  """Diagnoses each optimizer in the export, prints and writes what it does."""
-  export_path = pathlib.Path(values["path"]).expanduser()
+def diagnose(settings: DiagnosisSettings) -> None:
+  """Diagnoses each optimizer in the export, prints and writes what it does.
+
+  Raises:
+    ExportError: for a file that is no export.
+    WriteError: if a result cannot be written.
+  """
+  own_files.run_all(settings.imports)
+  export_path = pathlib.Path(settings.path).expanduser()
   members = diagnose_lib.members(cards.load(str(export_path)))
-  path = directory(values["save_path"], export_path)
+  path = directory(settings.save_path, export_path)
   with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
   for name, optimizer in members.items():
     title = " ".join([*([name] if name else []), type(optimizer).__name__])
     title = f"{title} of {export_path}"
-    diagnose_one(optimizer, title, path / name, values)
+    diagnose_one(optimizer, title, path / name, settings)
   print(f"Written to {path}/")
 
 
@@ -41,16 +48,16 @@ def directory(save_path: str | None, export_path: pathlib.Path) -> pathlib.Path:
 
 
 def diagnose_one(
-  optimizer: Optimizer, title: str, path: pathlib.Path, values: Mapping[str, Any]
+  optimizer: Optimizer, title: str, path: pathlib.Path, settings: DiagnosisSettings
 ) -> None:
   """Measures one optimizer; its results go to the directory `path`."""
-  response = diagnose_lib.response(optimizer, warmup=values["warmup"])
-  runs = diagnose_lib.behaviour(optimizer, values["num_steps"], values["seed"])
+  response = diagnose_lib.response(optimizer, warmup=settings.warmup)
+  runs = diagnose_lib.behaviour(optimizer, settings.num_steps, settings.seed)
   found = as_text(findings_lib.findings(response, runs))
   print(f"{title}\n\n{table(response, runs)}\n\n{found}\n")
   csv_files = diagnose_lib.write(response, runs, path)
   files.write_text(path / "findings.txt", found + "\n")
-  if values["plot"]:
+  if settings.plot:
     figure = plots.diagnosis(*csv_files, title)
     plots.save(figure, path / "diagnosis.png")
 

@@ -1,50 +1,69 @@
-"""What l2l-evaluate does, given its flags' values."""
+"""What l2l-evaluate does, given its settings."""
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
+import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from l2l_tf.evaluation import plots, report
 from l2l_tf.evaluation import protocol as evaluate_lib
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
-from l2l_tf.runs import flagfile, presets
+from l2l_tf.runs import expressions, flagfile, own_files, presets, vocabulary
+from l2l_tf.runs.expressions import Expression
+from l2l_tf.runs.settings import EvaluationSettings
 from l2l_tf.storage import files
 from l2l_tf.storage.summaries import LEARNING_CURVES, TensorBoard
 
 
-def evaluate(values: Mapping[str, Any]) -> None:
-  """Runs the comparison, prints its table and writes its results."""
-  name, rate = values["problem"], values["learning_rate"]
-  preset = presets.get(name)
-  learned = load(values["path"])
-  num_draws = values["num_epochs"] or preset.num_draws
-  problem = preset.make_problem()
-  path = directory(values)
+def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
+  """Runs the comparison, prints its table and writes its results.
+
+  Returns:
+    The learning curves by the optimizers' names.
+
+  Raises:
+    ValueError: for settings that do not fit together, or nothing to evaluate.
+    ExportError: for a file that is no export.
+    WriteError: if a result cannot be written.
+  """
+  own_files.run_all(settings.imports)
+  preset, rate = presets.get(settings.problem), settings.learning_rate
+  num_draws = settings.num_epochs or preset.num_draws
+  problem = preset.make_problem()  # first: its file may register what is loaded
+  fixed, tuned = named(settings.optimizer)
+  learned = load(settings.path)
+  if not (learned or fixed or tuned):
+    raise ValueError("There is nothing to evaluate: give --path or --optimizer.")
+  path = directory(settings)
+  values = dataclasses.asdict(settings)
   with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
     files.write_text(path / "flags.txt", flagfile.as_flagfile(values))
   curves = evaluate_lib.compare(
     problem,
-    learned,
-    num_steps=values["num_steps"],
+    {**learned, **fixed},
+    num_steps=settings.num_steps,
     num_draws=num_draws,
-    seed=values["seed"],
-    baselines=baselines(values["optimizer"]),
-    num_tuning_draws=values["num_tuning_epochs"] or num_draws,
+    seed=settings.seed,
+    baselines=tuned,
+    num_tuning_draws=settings.num_tuning_epochs or num_draws,
     learning_rates=[rate] if rate else evaluate_lib.LEARNING_RATES,
   )
   num_problems = len(next(iter(curves.values())).losses)
   print(report.table(report.summarize(curves)))
-  title = f"{name}: {num_problems} fresh problems" if values["plot"] else None
+  title = f"{settings.problem}: {num_problems} fresh problems"
   with files.writing(path):
     board = TensorBoard(path, "evaluation")
     board.flags(values)
+    title = title if settings.plot else None
     write_results(curves, set(learned), path, board, title)
   print(f"\nAll ran on the same problems, {num_problems}; written to {path}/")
+  return curves
 
 
 def load(paths: Sequence[str]) -> dict[str, Optimizer]:
@@ -64,19 +83,55 @@ def load(paths: Sequence[str]) -> dict[str, Optimizer]:
   return learned
 
 
-def baselines(names: Sequence[str]) -> dict[str, Any]:
-  """Returns the named hand-designed optimizers, as functions of a rate."""
-  wanted = {name.lower() for name in names}
-  return {k: v for k, v in evaluate_lib.BASELINES.items() if k.lower() in wanted}
+def named(
+  texts: Sequence[str],
+) -> tuple[dict[str, Optimizer], dict[str, Callable[..., Optimizer]]]:
+  """Sorts baselines and expressions into what runs as it is and what is tuned.
+
+  Args:
+    texts: names in `protocol.BASELINES`, and expressions as for l2l-train.
+
+  Returns:
+    By name, optimizers that run as they are, and functions of a learning rate: of the
+    baselines, and of classes that take one where the expression says none.
+  """
+  baselines = {name.lower(): name for name in evaluate_lib.BASELINES}
+  known = [baselines[text.lower()] for text in texts if text.lower() in baselines]
+  tuned = {k: v for k, v in evaluate_lib.BASELINES.items() if k in known}
+  fixed = {}
+  for text in texts:
+    if text.lower() in baselines:
+      continue
+    expression = vocabulary.check(text, "optimizer")
+    name = expression.text
+    if _says_rate(expression):
+      fixed[name] = vocabulary.build(text, "optimizer")
+    else:
+      tuned[name] = functools.partial(_with_rate, text)
+      tuned[name](1.0)  # What is wrong with it is said before anything runs.
+  return fixed, tuned
 
 
-def directory(values: Mapping[str, Any]) -> pathlib.Path:
+def _says_rate(expression: Expression) -> bool:
+  """Whether there is no learning rate left to tune."""
+  function = vocabulary.callable_of(expression, "optimizer")
+  parameters = [*expressions.signature_of(function).parameters]
+  said = parameters[: len(expression.call.positional)]
+  unsaid = {*parameters} - {*said, *expression.call.keywords}
+  return "learning_rate" not in unsaid
+
+
+def _with_rate(text: str, learning_rate: Any) -> Optimizer:
+  return vocabulary.build(text, "optimizer", learning_rate=learning_rate)
+
+
+def directory(settings: EvaluationSettings) -> pathlib.Path:
   """Returns where the results go."""
-  if values["save_path"]:
-    return pathlib.Path(values["save_path"]).expanduser()
-  if values["path"] and not cards.is_pretrained(values["path"][0]):
-    return pathlib.Path(values["path"][0]).expanduser().parent / "evaluation"
-  name = presets.short_name(values["problem"])
+  if settings.save_path:
+    return pathlib.Path(settings.save_path).expanduser()
+  if settings.path and not cards.is_pretrained(settings.path[0]):
+    return pathlib.Path(settings.path[0]).expanduser().parent / "evaluation"
+  name = presets.short_name(settings.problem)
   return pathlib.Path("tensorboard_logs", name, "evaluation")
 
 

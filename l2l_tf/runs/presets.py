@@ -4,14 +4,16 @@ What each recipe reaches, and in what time, stands in README's table. Problems a
 imported when one is made: `l2l-train --help` shows recipes without TensorFlow.
 """
 
+import hashlib
 import pathlib
-import runpy
-import sys
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# How a problem of the user's own is named, in place of a preset.
-OWN = "path/to/file.py:function"
+from l2l_tf.runs import expressions, own_files, vocabulary
+from l2l_tf.runs.expressions import OWN
+
+_MOST_OF_A_NAME = 80  # characters; file systems allow 255
 
 
 def _features(*scales: int) -> str:
@@ -23,7 +25,7 @@ def _features(*scales: int) -> str:
 class Preset(NamedTuple):
   """A problem and the settings of its recipe; each is a flag of l2l-train too."""
 
-  problem: str  # a name in `l2l_tf.problems`, or one like `OWN`
+  problem: str  # a name in `l2l_tf.problems`, or an expression
   arguments: Mapping[str, Any]  # of that name
   description: str
   optimizer: str = "CoordinatewiseLSTM"
@@ -42,11 +44,7 @@ class Preset(NamedTuple):
 
   def make_problem(self) -> Any:
     """Builds the problem, an `l2l_tf.problems.Problem`."""
-    from l2l_tf import problems
-
-    if ":" in self.problem:
-      return _make_own(self.problem, problems.Problem)
-    return getattr(problems, self.problem)(**self.arguments)
+    return vocabulary.build(self.problem, "problem", **self.arguments)
 
 
 _LINEAR = {
@@ -128,73 +126,58 @@ def get(name: str) -> Preset:
   """Returns the recipe of a problem; nothing of the user's own is run yet.
 
   Args:
-    name: one of `PRESETS`; or a Python file and a function in it without arguments
-      that returns a problem, as in `OWN`; a module's dotted name may stand for the
-      file.
+    name: one of `PRESETS`; or a call of what `l2l_tf.problems` names, such as
+      "Quadratic(num_dims=3)", whose recipe is that of the preset most like it; or a
+      Python file and a function in it that returns a problem, as in `OWN`, with or
+      without arguments; a module's dotted name may stand for the file.
 
   Raises:
     ValueError: for another name, with the valid ones, or a file that is not there.
   """
   if name in PRESETS:
     return PRESETS[name]
-  source, colon, function = name.rpartition(":")
-  if not colon or not source or not function.isidentifier():
+  try:
+    expression = vocabulary.check(name, "problem")
+  except ValueError as e:
+    is_call = "(" in name or ":" in name.strip(":")
     raise ValueError(
-      f"Unknown problem {name!r}; choose one of {', '.join(PRESETS)}, or name a"
+      f"{e}"
+      if is_call
+      else f"Unknown problem {name!r}; choose one of"
+      f" {', '.join(PRESETS)}, write one such as 'Quadratic(num_dims=3)', or name a"
       f" function of your own that returns a problem, as in {OWN}."
-    )
-  if _is_file(source) and not pathlib.Path(source).expanduser().is_file():
-    raise ValueError(
-      f"There is no file {source!r}, from which problem={name!r} would be made; check"
-      " the path."
-    )
-  return OWN_RECIPE._replace(problem=name)
+    ) from None
+  if expression.source is not None:
+    return OWN_RECIPE._replace(problem=expression.text)
+  recipe = _most_alike(expression.call)
+  if recipe is None:
+    return OWN_RECIPE._replace(problem=expression.text, description="no preset")
+  return PRESETS[recipe]._replace(
+    problem=expression.text, arguments={}, description=f"by the recipe of {recipe}"
+  )
+
+
+def _most_alike(call: expressions.Call) -> str | None:
+  """Returns the preset of the same name whose arguments are among the call's."""
+  alike = [
+    (len(preset.arguments), name)
+    for name, preset in PRESETS.items()
+    if preset.problem == call.name and preset.arguments.items() <= call.keywords.items()
+  ]
+  return max(alike, key=lambda pair: pair[0])[1] if alike else None
 
 
 def short_name(name: str) -> str:
   """Returns what can name a directory: path/to/file.py:function is file_function."""
-  source, colon, function = name.rpartition(":")
-  if not colon:
+  if name in PRESETS:
     return name
-  stem = pathlib.Path(source).stem if _is_file(source) else source.split(".")[-1]
-  return f"{stem}_{function}"
-
-
-def _is_file(source: str) -> bool:
-  return source.endswith(".py") or "/" in source
-
-
-def _make_own(name: str, problem_class: type) -> Any:
-  """Calls the user's function; what it raises keeps its traceback."""
-  source, _, function = name.rpartition(":")
-  make = _function(source, function)
-  try:
-    problem = make()
-  except Exception as error:
-    raise RuntimeError(f"{function}() of {source} failed, see above.") from error
-  if not isinstance(problem, problem_class):
-    raise ValueError(
-      f"{function}() of {source} returned {problem!r}; it must return a problem, such"
-      " as l2l_tf.problems.keras_model(build_model, loss, dataset)."
-    )
-  return problem
-
-
-def _function(source: str, name: str) -> Callable[[], Any]:
-  """Runs a file as `python file.py` would, but under another name than __main__."""
-  if _is_file(source):
-    path = pathlib.Path(source).expanduser()
-    sys.path.insert(0, str(path.resolve().parent))  # where it finds its neighbours
-    run = lambda: runpy.run_path(str(path))
-  else:
-    run = lambda: runpy.run_module(source)
-  try:
-    found = run()
-  except Exception as error:
-    raise RuntimeError(f"{source} could not be run, see above.") from error
-  if not callable(found.get(name)):
-    raise ValueError(
-      f"{source} has no function {name!r}; define it there, without arguments, to"
-      " return a problem."
-    )
-  return found[name]
+  source = expressions.parse(name).source
+  if source is not None:
+    called = name[len(source) :]
+    is_file = own_files.is_file(source)
+    name = (pathlib.Path(source).stem if is_file else source.split(".")[-1]) + called
+  short = re.sub(r"\W+", "_", name).strip("_")
+  if len(short) <= _MOST_OF_A_NAME:
+    return short
+  digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+  return f"{short[: _MOST_OF_A_NAME - 9]}_{digest}"

@@ -1,4 +1,4 @@
-"""What l2l-pretrain does, given its flags' values."""
+"""What l2l-pretrain does, given its settings."""
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import tqdm
 
@@ -21,6 +20,7 @@ from l2l_tf.evaluation import baselines, comparison
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.runs.settings import PretrainingSettings
 from l2l_tf.runs.training_run import OPTIMIZER, finished_epochs
 from l2l_tf.storage import export, files
 
@@ -29,23 +29,20 @@ _SECONDS = "seconds.txt"
 _COMPARISON = "comparison.csv"
 
 
-def make(values: Mapping[str, Any]) -> int:
+def make(settings: PretrainingSettings) -> int:
   """Trains, compares, and writes weights and card; returns the exit code."""
-  name, seed, recipe = (
-    values["name"],
-    values["seed"],
-    pretraining.RECIPES[values["name"]],
-  )
-  path = pathlib.Path(values["save_path"] or f"tensorboard_logs/pretrain_{name}")
+  name, seed = settings.name, settings.seed
+  recipe = pretraining.RECIPES[name]
+  path = pathlib.Path(settings.save_path or f"tensorboard_logs/pretrain_{name}")
   path = path.expanduser()
-  epochs = values["num_epochs"]
+  epochs = settings.num_epochs
   extra = () if epochs is None else (f"--num_epochs={epochs}",)
   for stage, flags in enumerate(recipe.commands(str(path), seed, extra), 1):
     code = _train(flags, path / str(stage))
     if code:
       return code
   optimizer = export.load(path / str(len(recipe.stages)) / OPTIMIZER)
-  results = _compare(recipe, optimizer, path / _COMPARISON, values)
+  results = _compare(recipe, optimizer, path / _COMPARISON, settings)
   commands = [f"l2l-train {' '.join(c)}" for c in recipe.commands(name, seed, extra)]
   stages = [path / str(i) for i, _ in enumerate(recipe.stages, 1)]
   card = cards.Card(
@@ -55,10 +52,10 @@ def make(values: Mapping[str, Any]) -> int:
     seed=seed,
     num_updates=sum(map(_num_updates, stages)),
     minutes=round(sum(map(_seconds, stages)) / 60, 1),
-    num_draws=values["num_draws"],
+    num_draws=settings.num_draws,
     results=tuple(results),
   )
-  output = pathlib.Path(values["output_path"] or cards.DIRECTORY).expanduser()
+  output = pathlib.Path(settings.output_path or cards.DIRECTORY).expanduser()
   with files.writing(output):
     output.mkdir(parents=True, exist_ok=True)
     export.save(optimizer, output / f"{name}{cards.SUFFIX}")
@@ -98,36 +95,36 @@ def _compare(
   recipe: pretraining.Recipe,
   optimizer: Optimizer,
   path: pathlib.Path,
-  values: Mapping[str, Any],
+  settings: PretrainingSettings,
 ) -> list[cards.Result]:
   """Runs everyone on every held-out task; what `path` holds is not run again."""
   # TensorFlow takes one program per task and optimizer for a mistake.
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
-  horizons = [int(steps) for steps in values["horizons"]]
-  settings = [values["num_draws"], values["num_tuning_draws"], values["seed"]]
+  horizons = list(settings.horizons)
+  counts = [settings.num_draws, settings.num_tuning_draws, settings.seed]
   tasks, names = recipe.held_out(), [cards.LEARNED, *baselines.CARD_BASELINES]
-  done = _read(path, horizons, settings)
+  done = _read(path, horizons, counts)
   pairs = [(name, task) for name in names for task in tasks]
   for name, task in (bar := tqdm.tqdm(pairs, desc="Comparing", unit="run")):
     bar.set_postfix_str(f"{name} on {task}")
     if (name, task) in done:
       continue
-    trial = comparison.Trial(task, tasks[task](), horizons, *settings)
+    trial = comparison.Trial(task, tasks[task](), horizons, *counts)
     is_learned = name == cards.LEARNED
     done[name, task] = trial.learned(optimizer) if is_learned else trial.baseline(name)
-    _write(path, done, horizons, settings)
+    _write(path, done, horizons, counts)
   return [result for task in tasks for name in names for result in done[name, task]]
 
 
 _Done = dict[tuple[str, str], list[cards.Result]]  # by optimizer and task
 
 
-def _read(path: pathlib.Path, horizons, settings) -> _Done:
-  """Returns the finished results, none if they are of other settings."""
+def _read(path: pathlib.Path, horizons, counts) -> _Done:
+  """Returns the finished results, none if they are of other counts."""
   if not path.exists():
     return {}
   header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
-  if header != _header(horizons, settings):
+  if header != _header(horizons, counts):
     return {}
   done: _Done = {}
   for task, steps, name, rate, loss in rows:
@@ -137,15 +134,15 @@ def _read(path: pathlib.Path, horizons, settings) -> _Done:
   return done
 
 
-def _write(path: pathlib.Path, done: _Done, horizons, settings) -> None:
+def _write(path: pathlib.Path, done: _Done, horizons, counts) -> None:
   rows = [result for results in done.values() for result in results]
-  files.write_csv(path, [_header(horizons, settings), *rows])
+  files.write_csv(path, [_header(horizons, counts), *rows])
 
 
-def _header(horizons, settings) -> list[str]:
-  """The columns' names; the settings make part of the last one."""
+def _header(horizons, counts) -> list[str]:
+  """The columns' names; the counts make part of the last one."""
   described = "steps {}; draws {}, tuning draws {}, seed {}".format(
-    " ".join(map(str, horizons)), *settings
+    " ".join(map(str, horizons)), *counts
   )
   return [*cards.Result._fields[:-1], f"loss ({described})"]
 

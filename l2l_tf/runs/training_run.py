@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,11 +166,17 @@ class TrainingRun:
       self._checkpointer.save(epoch)
       self._saved = epoch
 
-  def epochs(self) -> Iterator[Epoch]:
+  def epochs(
+    self, record: Callable[[Epoch], None] = lambda epoch: None
+  ) -> Iterator[Epoch]:
     """Trains, yielding each epoch when it is done and, where due, saved.
 
     An epoch is done as a whole: whoever stops consuming calls `save` and loses
     nothing.
+
+    Args:
+      record: is called with each epoch before it is saved. If the process dies
+        between the two, the epoch is trained, and recorded, again.
 
     Raises:
       WriteError: if a result cannot be written; the former ones stay.
@@ -192,8 +198,11 @@ class TrainingRun:
           self._stale.assign(0)
         elif ends_period:  # A longer run would not have validated the other.
           self._stale.assign_add(1)
+      epoch = Epoch(number, metrics, validation, is_best, seconds)
+      record(epoch)
+      if validation is not None:
         self.save()
-      yield Epoch(number, metrics, validation, is_best, seconds)
+      yield epoch
 
   def _check_end(self) -> None:
     """Refuses to end a run before, or at, an epoch that was not its last one."""

@@ -10,6 +10,7 @@ findings.txt and diagnosis.png.
 
 from absl import flags
 
+from l2l_tf.runs.settings import DiagnosisSettings
 from l2l_tf.scripts import launch
 
 flags.DEFINE_string(
@@ -29,15 +30,22 @@ flags.DEFINE_integer(
   "num_steps", 100, "Steps of constant gradients and of noise.", lower_bound=1
 )
 flags.DEFINE_integer("seed", 0, "Names the noise.")
+flags.DEFINE_list(
+  "imports",
+  [],
+  "Python files of your own to run first, separated by commas, which register the"
+  " classes that the export consists of.",
+)
 flags.DEFINE_bool("plot", True, "Whether to draw diagnosis.png.")
 
+launch.files("imports")
 flags.register_validator("path", bool, "nothing to diagnose: give --path")
 
 
 def main() -> None:
   from l2l_tf.runs import diagnosis  # TensorFlow with it: seconds, not for --help
 
-  diagnosis.diagnose(launch.values(__name__))
+  diagnosis.diagnose(launch.settings(DiagnosisSettings, __name__))
 
 
 def run() -> None:

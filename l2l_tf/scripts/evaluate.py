@@ -10,27 +10,30 @@ curves.png and TensorBoard logs.
 
 from absl import flags
 
-from l2l_tf.runs import presets
+from l2l_tf.runs import presets, vocabulary
+from l2l_tf.runs.settings import BASELINES, EvaluationSettings
 from l2l_tf.scripts import launch
-
-# The names in `evaluation.baselines`, which cannot be asked without TensorFlow.
-BASELINES = ["SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam"]
 
 flags.DEFINE_string(
   "problem",
   "quadratic",
-  f"What the optimizers optimize: {', '.join(presets.PRESETS)}; or {presets.OWN}, for"
-  " what a function of your own returns.",
+  f"What the optimizers optimize: {', '.join(presets.PRESETS)}; or one such as"
+  f" 'Quadratic(num_dims=3)', see l2l-train --help; or {presets.OWN}, for what a"
+  " function of your own returns.",
 )
 flags.DEFINE_list(
   "path",
   [],
   "Exported or pretrained optimizers to evaluate, separated by commas, as in general.",
 )
-flags.DEFINE_list(
+launch.define_expressions(
   "optimizer",
   BASELINES,
-  "Hand-designed optimizers to compare with, separated by commas; empty for none.",
+  f"Hand-designed optimizers to compare with, separated by commas, of"
+  f" {', '.join(BASELINES)}; empty for none. Others are written as for l2l-train, also"
+  " of a file of your own; their learning rate is tuned, too, unless it is said, as in"
+  " --optimizer='Adam,Momentum(momentum=0.5),SGD(learning_rate=0.1)':\n"
+  f"{vocabulary.describe('optimizer')}",
 )
 flags.DEFINE_float(
   "learning_rate",
@@ -52,6 +55,13 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("num_steps", 100, "Steps per task.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Names the tasks.")
+flags.DEFINE_list(
+  "imports",
+  [],
+  "Python files of your own to run first, separated by commas, which register the"
+  " classes that the exports consist of, or that --optimizer names; the file of"
+  " --problem is run anyway.",
+)
 flags.DEFINE_string(
   "save_path",
   None,
@@ -62,11 +72,8 @@ flags.DEFINE_bool("plot", True, "Whether to draw curves.png.")
 
 launch.problem("problem")
 launch.positive_number("learning_rate")
-flags.register_validator(
-  "optimizer",
-  lambda names: {n.lower() for n in names} <= {n.lower() for n in BASELINES},
-  f"it must be of {', '.join(BASELINES)}; exported ones are for --path",
-)
+launch.files("imports")
+launch.expressions_or_baselines("optimizer")
 flags.register_multi_flags_validator(
   ["path", "optimizer"],
   lambda values: any(values.values()),
@@ -77,7 +84,7 @@ flags.register_multi_flags_validator(
 def main() -> None:
   from l2l_tf.runs import evaluation  # TensorFlow with it: seconds, not for --help
 
-  evaluation.evaluate(launch.values(__name__))
+  evaluation.evaluate(launch.settings(EvaluationSettings, __name__))
 
 
 def run() -> None:

@@ -8,12 +8,17 @@ import logging as python_logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from l2l_tf.runs import presets
+from l2l_tf.runs import expressions, own_files, presets, vocabulary
+from l2l_tf.runs.settings import check_baseline
+
+_Settings = TypeVar("_Settings")
+
+flags.disclaim_key_flags()  # A flag that is defined here belongs to the script.
 
 
 def run(main: Callable[[], int | None], module: str) -> None:
@@ -51,16 +56,62 @@ def run(main: Callable[[], int | None], module: str) -> None:
 
 
 def problem(name: str) -> None:
-  """Has the flag refuse what is neither a preset nor a file's function."""
+  """Has the flag refuse what is neither a preset nor an expression of a problem."""
+  _validate(name, presets.get)
 
-  def check(value: str) -> bool:
+
+def expression(name: str, kind: str) -> None:
+  """Has the flag refuse what is no expression of a kind in `vocabulary.KINDS`."""
+  _validate(name, lambda text: text is None or vocabulary.check(text, kind, _imports()))
+
+
+def expressions_or_baselines(name: str) -> None:
+  """Has the flag, a list, refuse what `settings.check_baseline` does."""
+  _validate(name, lambda texts: [check_baseline(text, _imports()) for text in texts])
+
+
+def files(name: str) -> None:
+  """Has the flag, a list, refuse files that are not there."""
+  _validate(name, lambda sources: [own_files.check(source) for source in sources])
+
+
+def _imports() -> bool:
+  """Whether files are to be run that may register names of their own."""
+  return bool(flags.FLAGS["imports"].value)
+
+
+def _validate(name: str, check: Callable[[Any], Any]) -> None:
+  def is_valid(value: Any) -> bool:
     try:
-      presets.get(value)
+      check(value)
     except ValueError as e:
       raise flags.ValidationError(str(e).rstrip(".")) from e
     return True
 
-  flags.register_validator(name, check)
+  flags.register_validator(name, is_valid)
+
+
+def define_expressions(name: str, default: Sequence[str], help: str) -> None:
+  """Defines a flag for a list that is split at the commas outside of brackets."""
+  parser = _Expressions()
+  flags.DEFINE(parser, name, list(default), help, serializer=_Serializer())
+
+
+class _Expressions(flags.ArgumentParser):
+  """Parses expressions separated by commas."""
+
+  def parse(self, argument: str | list[str]) -> list[str]:
+    if isinstance(argument, list):
+      return argument
+    return expressions.split(argument)
+
+  def flag_type(self) -> str:
+    return "comma separated list of expressions"
+
+
+class _Serializer(flags.ArgumentSerializer):
+  def serialize(self, value: list[str]) -> str:
+    return ",".join(value)
 
 
 def positive_number(name: str) -> None:
@@ -72,9 +123,28 @@ def positive_number(name: str) -> None:
   )
 
 
-def values(module: str) -> dict[str, Any]:
-  """Returns the values of the module's flags by name."""
-  return {f.name: f.value for f in flags.FLAGS.flags_by_module_dict()[module]}
+def settings(
+  settings_class: type[_Settings],
+  module: str,
+  given: flags.FlagValues = flags.FLAGS,
+  **convert: Callable[[Any], Any],
+) -> _Settings:
+  """Returns the values of the module's flags as settings.
+
+  Args:
+    settings_class: a class of `runs.settings`, whose fields are the flags.
+    module: name of the module that defines them.
+    given: the flags' values.
+    **convert: functions from a flag's value to the field's, where they differ.
+  """
+  names = [f.name for f in flags.FLAGS.flags_by_module_dict()[module]]
+  values = {name: given[name].value for name in names}
+  for name, value in values.items():
+    if value is not None and name in convert:
+      values[name] = convert[name](value)
+    elif isinstance(value, list):
+      values[name] = tuple(value)
+  return settings_class(**values)
 
 
 def _parse(argv: list[str]) -> list[str]:

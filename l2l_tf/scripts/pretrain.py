@@ -9,15 +9,17 @@ flags, it goes on where it was stopped.
 
 from absl import flags
 
-from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.pretraining import recipes
+from l2l_tf.runs.settings import PretrainingSettings
 from l2l_tf.scripts import launch
 
-flags.DEFINE_enum("name", "general", list(pretraining.RECIPES), "Which one to make.")
+flags.DEFINE_enum("name", "general", list(recipes.RECIPES), "Which one to make.")
 flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
 flags.DEFINE_integer(
   "num_epochs",
   None,
-  "Training epochs of every stage; by default as the recipe says.",
+  "Epochs of meta-training, each one episode, of every stage; by default as the recipe"
+  " says.",
   lower_bound=1,
 )
 flags.DEFINE_list(
@@ -52,11 +54,12 @@ flags.register_validator(
 
 
 def main() -> int:
-  from l2l_tf.runs import (
-    pretraining as pretrained,  # TensorFlow with it: seconds, not for --help
-  )
+  from l2l_tf.runs import pretraining  # TensorFlow with it: seconds, not for --help
 
-  return pretrained.make(launch.values(__name__))
+  as_integers = lambda steps: tuple(map(int, steps))
+  return pretraining.make(
+    launch.settings(PretrainingSettings, __name__, horizons=as_integers)
+  )
 
 
 def run() -> None:

@@ -1,19 +1,22 @@
 """Meta-trains an optimizer on a problem and exports the best one found.
 
   l2l-train --problem=quadratic
+  l2l-train --problem='Quadratic(num_dims=20)' --optimizer='RNNprop(layers=(20, 20))'
 
 Started again with the same flags, a run goes on where it was stopped: Ctrl-C and
 SIGTERM end it after the current epoch with a checkpoint, and even SIGKILL costs
 only the epochs since the last validation. With a higher --patience, or under
 --schedule=constant a higher --num_epochs, a finished run goes on as well. Flags
-without a default here take that of the problem's recipe.
+without a default here take that of the problem's recipe. Expressions are constructor
+calls of what l2l_tf has, or of path/to/file.py:MyClass(units=3), with literals alone.
 """
 
 import math
 
 from absl import flags
 
-from l2l_tf.runs import presets
+from l2l_tf.runs import presets, vocabulary
+from l2l_tf.runs.settings import CHOICES, TrainingSettings
 from l2l_tf.scripts import launch
 
 
@@ -35,13 +38,15 @@ flags.DEFINE_string(
   "quadratic",
   f"What the optimizer learns to optimize: {', '.join(presets.PRESETS)}; or"
   f" {presets.OWN}, for what a function of your own returns, such as"
-  " l2l_tf.problems.keras_model(build_model, loss, dataset).",
+  " l2l_tf.problems.keras_model(build_model, loss, dataset), with arguments if it takes"
+  " any; or one such as --problem='Quadratic(batch_size=2, num_dims=3)', by the recipe"
+  f" of the name most like it:\n{vocabulary.describe('problem')}",
 )
 flags.DEFINE_integer(
   "num_epochs",
   None,
-  f"Training epochs, each of which optimizes a fresh task for num_steps;"
-  f" {_recipe('num_epochs')}",
+  "Epochs of meta-training; each is one episode, which optimizes a freshly drawn task"
+  f" (or meta-batch) for num_steps; {_recipe('num_epochs')}",
   lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -67,12 +72,12 @@ flags.DEFINE_integer(
   lower_bound=1,
 )
 flags.DEFINE_integer(
-  "num_steps", None, f"Inner steps per epoch; {_recipe('num_steps')}", lower_bound=1
+  "num_steps", None, f"Inner steps per episode; {_recipe('num_steps')}", lower_bound=1
 )
 flags.DEFINE_integer(
   "meta_batch_size",
   1,
-  "Fresh tasks that an epoch optimizes side by side; the meta-loss is their mean.",
+  "Fresh tasks that an episode optimizes side by side; the meta-loss is their mean.",
   lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -85,13 +90,21 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
   "learning_rate",
   None,
-  f"Learning rate of the meta-optimizer, Adam; {_recipe('learning_rate')}",
+  f"Learning rate of the meta-optimizer; {_recipe('learning_rate')}",
 )
 flags.DEFINE_enum(
   "schedule",
-  "cosine",
-  ["cosine", "constant"],
-  "How the learning rate falls: along a cosine to 2% of itself, or not at all.",
+  None,
+  CHOICES["schedule"],
+  "How the learning rate falls: along a cosine to 2% of itself, or not at all; by"
+  " default cosine.",
+)
+flags.DEFINE_string(
+  "meta_optimizer",
+  None,
+  "What trains the optimizer, written as --optimizer is, as in"
+  " 'Adam(learning_rate=0.001)'; if that says no learning rate, --learning_rate and"
+  " --schedule do; by default Adam.",
 )
 flags.DEFINE_float(
   "clip_norm",
@@ -101,9 +114,10 @@ flags.DEFINE_float(
 )
 flags.DEFINE_enum(
   "meta_loss",
-  "sum",
-  ["sum", "last"],
-  "Whether all losses of a window count, as in the paper, or only the last.",
+  None,
+  CHOICES["meta_loss"],
+  "Whether all losses of a window count, as in the paper, or only the last; by default"
+  " sum.",
 )
 flags.DEFINE_bool(
   "relative_loss",
@@ -112,13 +126,27 @@ flags.DEFINE_bool(
   f" of any unit, and late windows, count alike; {_recipe('relative_loss')}",
 )
 flags.DEFINE_bool(
-  "second_derivatives", False, "Whether to differentiate the optimizee's gradients too."
+  "second_derivatives",
+  None,
+  "Whether to differentiate the optimizee's gradients too; by default not.",
 )
-flags.DEFINE_enum(
+flags.DEFINE_string(
+  "meta_gradient",
+  None,
+  "How the gradient of the meta-loss is computed, in place of --meta_loss and"
+  " --second_derivatives, as in 'TruncatedBPTT(second_derivatives=True)', or a class of"
+  " path/to/file.py:MyMetaGradient(); by default TruncatedBPTT. There are:\n"
+  f"{vocabulary.describe('meta_gradient')}",
+)
+flags.DEFINE_string(
   "optimizer",
   None,
-  ["CoordinatewiseLSTM", "RNNprop"],
-  f"What is meta-trained, a class of l2l_tf.optimizers; {_recipe('optimizer')}",
+  "What is meta-trained. A name alone takes its arguments from --layers, --preprocess,"
+  " --output_scale and --initializer, or the recipe; an expression says them, as in"
+  " --optimizer='RNNprop(layers=(20, 20), time_scales=(10, 100))', and takes --seed"
+  " where it says no seed. A class of your own, with the decorator l2l_tf.register, is"
+  f" path/to/file.py:MyOptimizer(units=3); {_recipe('optimizer')} There are:\n"
+  f"{vocabulary.describe('optimizer')}",
 )
 flags.DEFINE_list(
   "layers",
@@ -149,6 +177,12 @@ flags.DEFINE_string(
   "Exported optimizer to go on from, such as one trained on a cheaper problem, with its"
   " own layers, preprocess and output_scale; by default a fresh one.",
 )
+flags.DEFINE_list(
+  "imports",
+  [],
+  "Python files of your own to run first, separated by commas, which register the"
+  " classes that the optimizer of --initial_path consists of, or that flags name.",
+)
 flags.DEFINE_string(
   "save_path",
   None,
@@ -159,8 +193,8 @@ flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
 flags.DEFINE_bool(
   "jit_compile",
   False,
-  "Whether XLA compiles an epoch as a whole; by default it compiles the parts that gain"
-  " by it, on all cores.",
+  "Whether XLA compiles an episode as a whole; by default it compiles the parts that"
+  " gain by it, on all cores.",
 )
 flags.DEFINE_bool(
   "trace_graph",
@@ -169,6 +203,10 @@ flags.DEFINE_bool(
 )
 
 launch.problem("problem")
+launch.expression("optimizer", "optimizer")
+launch.expression("meta_optimizer", "optimizer")
+launch.expression("meta_gradient", "meta_gradient")
+launch.files("imports")
 launch.positive_number("learning_rate")
 flags.register_validator(
   "clip_norm", lambda x: x is None or x > 0, "it must be positive; inf turns it off"
@@ -185,12 +223,16 @@ flags.register_validator(
 )
 
 
+def settings(given: flags.FlagValues = flags.FLAGS) -> TrainingSettings:
+  """Returns what the flags say."""
+  as_integers = lambda layers: tuple(map(int, layers))
+  return launch.settings(TrainingSettings, __name__, given, layers=as_integers)
+
+
 def main() -> int:
   from l2l_tf.runs import training  # TensorFlow with it: seconds, not for --help
 
-  settings = training.settings(launch.values(__name__))
-  run = training.build_run(settings)
-  return training.train(run, settings)
+  return training.train(settings())
 
 
 def run() -> None:

@@ -32,7 +32,7 @@ The computation is organised in three levels:
   coordinates goes through the whole window before the next block begins. The memory
   for activations does not grow with the number of coordinates, one step's data stay in
   the processor's cache from one operation to the next, and every core gets a share of
-  the blocks (`devices.shards`).
+  the blocks (`cores.shards`).
 - Segments. The backward pass needs the partial derivatives of every step, from the last
   to the first. A long window is cut into segments. A first forward pass stores only the
   state at the start of each segment. Then, from the last segment to the first, each is

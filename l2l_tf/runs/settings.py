@@ -1,0 +1,201 @@
+"""What each command can be told; the fields are its flags, explained by --help.
+
+Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+from l2l_tf.runs import presets, vocabulary
+
+# The names in `protocol.BASELINES`, which cannot be asked without TensorFlow.
+BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam")
+
+# Of each setting that is a choice: what there is, the default first.
+CHOICES = {"schedule": ("cosine", "constant"), "meta_loss": ("sum", "last")}
+# What a problem's recipe says, whatever is trained; the rest is said elsewhere below.
+_OF_RECIPE = (
+  "num_epochs", "num_steps", "unroll_length", "evaluation_epochs", "clip_norm",
+  "relative_loss",
+)  # fmt: skip
+# Flags that are arguments of the optimizer, where that is a name alone.
+ARCHITECTURE = ("layers", "preprocess", "output_scale", "initializer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+  """Settings of l2l-train; what is None is as the problem's recipe says."""
+
+  problem: str = "quadratic"
+  num_epochs: int | None = None
+  log_period: int = 100
+  evaluation_period: int = 50
+  evaluation_epochs: int | None = None
+  patience: int | None = None  # None: no early end
+  num_steps: int | None = None
+  meta_batch_size: int = 1
+  unroll_length: int | None = None
+  learning_rate: float | None = None
+  schedule: str | None = None  # "cosine", the default, or "constant"
+  meta_optimizer: str | None = None  # None: Adam
+  clip_norm: float | None = None
+  meta_loss: str | None = None  # "sum", the default, or "last"
+  relative_loss: bool | None = None
+  second_derivatives: bool | None = None  # None: False
+  meta_gradient: str | None = None  # None: as the two before say
+  optimizer: str | None = None
+  layers: tuple[int, ...] | None = None
+  preprocess: str | None = None
+  output_scale: float | None = None
+  initializer: str | None = None
+  initial_path: str | None = None
+  imports: tuple[str, ...] = ()
+  save_path: str | None = None
+  seed: int = 0
+  jit_compile: bool = False
+  trace_graph: bool = False
+
+  def resolved(self) -> "TrainingSettings":
+    """Returns settings in which None means that there is nothing to say.
+
+    Raises:
+      ValueError: for an unknown name, or two settings that exclude each other.
+    """
+    recipe = presets.get(self.problem)
+    path = self.save_path or f"tensorboard_logs/{presets.short_name(self.problem)}"
+    is_preset = self.problem in presets.PRESETS
+    return dataclasses.replace(
+      self,
+      problem=self.problem if is_preset else recipe.problem,
+      save_path=os.path.expanduser(path),  # Shells leave --save_path=~/x alone.
+      **{k: self._or_of(recipe, k) for k in _OF_RECIPE},
+      **self._optimizer(recipe),
+      **self._meta_gradient(),
+      **self._meta_optimizer(recipe),
+    )
+
+  def _or_of(self, recipe: presets.Preset, name: str) -> Any:
+    own = getattr(self, name)
+    return getattr(recipe, name) if own is None else own
+
+  def _optimizer(self, recipe: presets.Preset) -> dict[str, Any]:
+    """The optimizer and those of the flags for its arguments that it takes."""
+    names = ("optimizer", *ARCHITECTURE)
+    if self.initial_path is not None:
+      self._refuse(names, "--initial_path, whose file says it already")
+      return dict.fromkeys(names)
+    expression = vocabulary.check(self.optimizer or recipe.optimizer, "optimizer")
+    values = dict.fromkeys(ARCHITECTURE)
+    if expression.is_bare:
+      taken = vocabulary.parameters(expression.call.name, "optimizer")
+      other = [name for name in ARCHITECTURE if name not in taken]
+      self._refuse(other, f"--optimizer={expression.text}, which does not take it")
+      for name in set(ARCHITECTURE) & {*taken}:
+        values[name] = self._or_of(recipe, name)
+    else:
+      reason = "which says its arguments itself"
+      self._refuse(ARCHITECTURE, f"--optimizer={expression.text}, {reason}")
+    return {"optimizer": expression.text, **values}
+
+  def _meta_gradient(self) -> dict[str, Any]:
+    if self.meta_gradient is None:
+      return {
+        "meta_loss": self._choice("meta_loss"),
+        "second_derivatives": bool(self.second_derivatives),
+      }
+    text = vocabulary.check(self.meta_gradient, "meta_gradient").text
+    reason = "which says its arguments itself"
+    names = ("meta_loss", "second_derivatives")
+    self._refuse(names, f"--meta_gradient={text}, {reason}")
+    return {"meta_gradient": text}
+
+  def _meta_optimizer(self, recipe: presets.Preset) -> dict[str, Any]:
+    values = {
+      "learning_rate": self._or_of(recipe, "learning_rate"),
+      "schedule": self._choice("schedule"),
+    }
+    if self.meta_optimizer is None:
+      return values
+    expression = vocabulary.check(self.meta_optimizer, "optimizer")
+    text, call = expression.text, expression.call
+    if call.positional or "learning_rate" in call.keywords:
+      reason = "which says its learning rate itself"
+      names = ("learning_rate", "schedule")
+      self._refuse(names, f"--meta_optimizer={text}, {reason}")
+      values = {}
+    return {"meta_optimizer": text, **values}
+
+  def _choice(self, name: str) -> str:
+    value, choices = getattr(self, name), CHOICES[name]
+    if value not in (None, *choices):
+      raise ValueError(f"{name}={value!r} is unknown; choose {' or '.join(choices)}.")
+    return value or choices[0]
+
+  def _refuse(self, names, other: str) -> None:
+    """Raises if one of the settings is given together with the other one."""
+    for name in names:
+      if getattr(self, name) is not None:
+        raise ValueError(f"--{name} was given with {other}; leave out one of the two.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+  """Settings of l2l-evaluate."""
+
+  problem: str = "quadratic"
+  path: tuple[str, ...] = ()
+  optimizer: tuple[str, ...] = BASELINES
+  learning_rate: float | None = None  # None: each baseline's own, tuned
+  num_epochs: int | None = None  # None: as the problem's recipe says
+  num_tuning_epochs: int | None = None  # None: as num_epochs
+  num_steps: int = 100
+  seed: int = 0
+  imports: tuple[str, ...] = ()
+  save_path: str | None = None
+  plot: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagnosisSettings:
+  """Settings of l2l-diagnose."""
+
+  path: str
+  save_path: str | None = None
+  warmup: int = 10
+  num_steps: int = 100
+  seed: int = 0
+  imports: tuple[str, ...] = ()
+  plot: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingSettings:
+  """Settings of l2l-pretrain."""
+
+  name: str = "general"
+  seed: int = 0
+  num_epochs: int | None = None  # of every stage; None: as the recipe says
+  horizons: tuple[int, ...] = (100, 1000, 5000)
+  num_draws: int = 3
+  num_tuning_draws: int = 1
+  save_path: str | None = None
+  output_path: str | None = None
+
+
+def check_baseline(text: str, may_be_registered: bool = False) -> None:
+  """Raises ValueError for what is neither a baseline's name nor an expression.
+
+  Args:
+    text: the name or the expression.
+    may_be_registered: as in `vocabulary.check`.
+  """
+  if text.lower() in {name.lower() for name in BASELINES}:
+    return
+  is_known = may_be_registered or text in vocabulary.listing("optimizer")
+  if not is_known and "(" not in text and ":" not in text:
+    raise ValueError(
+      f"{text!r} is none of {', '.join(BASELINES)}, and no optimizer such as"
+      " 'Momentum(momentum=0.5)'; exported ones are for --path."
+    )
+  vocabulary.check(text, "optimizer", may_be_registered)
