@@ -9,10 +9,23 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from l2l_tf.meta.gradients import RecordedBPTT, TruncatedBPTT, all_ones, last_only
+from l2l_tf import seeds
+from l2l_tf.meta.gradients import (
+  MetaGradient,
+  RecordedBPTT,
+  TruncatedBPTT,
+  Window,
+  all_ones,
+  last_only,
+)
+from l2l_tf.meta.objective import MetaObjective
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.meta.unroll import start, static_unroll, step_seed, unroll
 from l2l_tf.optimizers import (
+  GRADIENTS,
+  PARAMETERS,
   SGD,
+  TENSOR,
   CoordinatewiseLSTM,
   KernelwiseLSTM,
   Optimizer,
@@ -377,3 +390,190 @@ def test_weights_fit_a_length_that_is_a_tensor():
   )
   expected = window(problem, optimizer, TruncatedBPTT(weights), length=2).meta_gradient
   np.testing.assert_allclose(flat(run(tf.constant(2))), flat(expected), rtol=1e-9)
+
+
+# The start may be learned, and the meta-loss may be another than the loss
+
+
+class Gate(Optimizer):
+  """theta' = f theta - i g, from a learned start; f, i and the start are phi."""
+
+  coupling = TENSOR
+  reads = {GRADIENTS, PARAMETERS}
+  config = {}
+
+  def __init__(self):
+    super().__init__()
+    values = [0.98, 0.05, 0.3, -0.2, 0.1]
+    self.forget, self.input = (tf.Variable(v, dtype=tf.float64) for v in values[:2])
+    self.start = tf.Variable([values[2:]], dtype=tf.float64)
+
+  def initial_params(self, params):
+    return [self.start + 0.0 * p for p in params]
+
+  def initial_state(self, params):
+    return ()
+
+  def __call__(self, grads, state, params=None, loss=None):
+    decay, rate = self.forget - 1.0, self.input
+    return [decay * p - rate * g for p, g in zip(params, grads)], state
+
+
+class Squares(Quadratic):
+  """Its meta-loss is that of other targets than its loss."""
+
+  def meta_loss(self, params, constants, seed):
+    w, y = constants
+    return super().__call__(params, (w, y + 1.0), seed)
+
+
+@pytest.mark.parametrize("make_problem", [Quadratic, Squares])
+@pytest.mark.parametrize("windows", [1, 2])
+def test_a_learned_start_and_another_meta_loss_by_finite_differences(
+  make_problem, windows
+):
+  problem = make_problem(1, 3, dtype=tf.float64)
+  optimizer, method = Gate(), TruncatedBPTT(second_derivatives=True)
+
+  @tf.function(autograph=False)
+  def run():
+    task, carry = start(problem, optimizer, SEED)
+    for _ in range(windows):  # Only the first one reaches the start.
+      window, _ = method(problem, optimizer, task, carry, 3, _no_observation)
+      carry = window.carry
+    return window.meta_loss, window.meta_gradient
+
+  if windows == 1:
+    assert_finite_differences(run, optimizer.phi)
+  else:  # The start is out of the window's reach.
+    forget, rate, c_0 = run()[1]
+    assert forget != 0.0 and rate != 0.0 and not np.any(c_0)
+
+
+def assert_finite_differences(run, variables, size=1e-5):
+  for variable, gradient in zip(variables, run()[1], strict=True):
+    value = np.array(variable)
+    for index in np.ndindex(value.shape):
+      losses = []
+      for sign in (1.0, -1.0):
+        moved = value.copy()
+        moved[index] += sign * size
+        variable.assign(moved)
+        losses.append(float(run()[0]))
+      variable.assign(value)
+      expected = (losses[0] - losses[1]) / (2 * size)
+      found = gradient.numpy()[index]
+      np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_first_order_gradients_reach_a_learned_start():
+  problem, optimizer = quadratic(batch_size=1), Gate()
+  optimizer.forget.assign(1.0)  # Then dL/dtheta_0 is the sum of the gradients after it.
+  task, carry = start(problem, optimizer, SEED)
+  window, _ = TruncatedBPTT()(
+    problem, optimizer, task, carry, 3, lambda c, _: c.grads[0]
+  )
+  expected = tf.reduce_sum(window.observed, axis=0)
+  np.testing.assert_allclose(window.meta_gradient[2], expected, rtol=1e-9)
+  np.testing.assert_array_equal(carry.params[0], optimizer.start)
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 3])
+def test_the_meta_loss_is_what_is_minimised_and_the_loss_is_what_is_shown(
+  meta_batch_size,
+):
+  flags = {"num_steps": 4, "unroll_length": 2, "meta_batch_size": meta_batch_size}
+  found = []
+  for make in (Quadratic, Squares):
+    trainer = MetaTrainer(make(2, 3), lstm32(), SGD(1e-9), **flags)
+    found.append(trainer.train_episode(0))
+  np.testing.assert_allclose(found[0]["losses"], found[1]["losses"], rtol=1e-4)
+  assert np.all(np.abs(found[0]["meta_loss"] - found[1]["meta_loss"]) > 0.1)
+
+
+def lstm32():
+  return CoordinatewiseLSTM((3,), "log_and_sign", output_scale=0.1)
+
+
+# The meta-objective
+
+
+def test_an_objective_says_what_three_arguments_said():
+  flags = {"num_steps": 6, "unroll_length": 3}
+  apart, together = lstm32(), lstm32()
+  method = TruncatedBPTT(last_only)
+  MetaTrainer(
+    Quadratic(2, 3), apart, SGD(0.1), method, clip_norm=0.1, relative_loss=True, **flags
+  ).train_episode(0)
+  objective = MetaObjective(last_only, relative=True, clip_norm=0.1)
+  MetaTrainer(
+    Quadratic(2, 3), together, SGD(0.1), objective=objective, **flags
+  ).train_episode(0)
+  for x, y in zip(apart.variables, together.variables):
+    np.testing.assert_array_equal(x, y)
+  with pytest.raises(ValueError, match="an objective as well as clip_norm"):
+    MetaTrainer(Quadratic(), lstm32(), objective=objective, clip_norm=1.0)
+
+
+# A meta-gradient of one's own
+
+
+class Counting(MetaGradient):
+  """Evolution strategies with one antithetic pair, which counts its windows."""
+
+  def init(self, problem, optimizer, seed):
+    return tf.zeros([], tf.int32)
+
+  def __call__(
+    self, problem, optimizer, task, carry, length, observe,
+    objective=None, state=(), seed=None,
+  ):  # fmt: skip
+    keys = seeds.split(seed, len(optimizer.phi))
+    noise = [0.01 * seeds.normal(p.shape, k) for p, k in zip(optimizer.phi, keys)]
+
+    def loss(sign):
+      moved = optimizer.with_phi([p + sign * n for p, n in zip(optimizer.phi, noise)])
+      _, losses = unroll(problem, moved, task, carry, length)
+      return objective.of_window(losses)
+
+    slope = (loss(1.0) - loss(-1.0)) / (2 * 0.01**2)
+    end, (losses, seen) = unroll(
+      problem, optimizer, task, carry, length, lambda c, u: (c.loss, observe(c, u))
+    )
+    window = Window([slope * n for n in noise], objective.of_window(losses), end, seen)
+    return window, state + 1
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 4])
+@pytest.mark.parametrize("preprocess", ["log_and_sign", lambda g: tf.tanh(g)[:, None]])
+def test_an_estimator_has_a_state_and_a_seed(meta_batch_size, preprocess):
+  make = lambda: CoordinatewiseLSTM((3,), preprocess, output_scale=0.1)
+  flags = {"num_steps": 6, "unroll_length": 2, "meta_batch_size": meta_batch_size}
+  optimizer, again = make(), make()
+  trainer = MetaTrainer(Quadratic(2, 3), optimizer, SGD(0.01), Counting(), **flags)
+  assert not any(m["skipped"].any() for m in trainer.train(2))
+  assert [int(v) for v in trainer.estimator_state_variables] == [6] * len(
+    trainer.estimator_state_variables
+  )
+  list(MetaTrainer(Quadratic(2, 3), again, SGD(0.01), Counting(), **flags).train(2))
+  for x, y in zip(optimizer.variables, again.variables):
+    np.testing.assert_array_equal(x, y)
+  assert any(np.any(x != y) for x, y in zip(optimizer.variables, make().variables))
+
+
+def test_an_estimate_s_mean_is_the_meta_gradient():
+  problem, optimizer = Quadratic(2, 3), lstm32()
+  task, carry = start(problem, optimizer, SEED)
+  exact = window(problem, optimizer, TruncatedBPTT(second_derivatives=True), 2)
+
+  @tf.function(autograph=False)
+  def estimate(seed):
+    found, _ = Counting()(
+      problem, optimizer, task, carry, 2, lambda *_: (), MetaObjective(), 0, seed
+    )
+    return found.meta_gradient
+
+  draws = [flat(estimate(seeds.make(1, i))) for i in range(2000)]
+  expected, error = flat(exact.meta_gradient), np.std(draws, axis=0) / len(draws) ** 0.5
+  distance = np.abs(np.mean(draws, axis=0) - expected)
+  assert np.mean(distance < 3 * error + 1e-4) > 0.98

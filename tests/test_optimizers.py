@@ -11,7 +11,13 @@ from l2l_tf import optimizers
 from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT
 from l2l_tf.optimizers import (
+  ALL,
+  COORDINATE,
+  GRADIENTS,
+  LOSS,
+  PARAMETERS,
   SGD,
+  TENSOR,
   Adagrad,
   Adam,
   Blocked,
@@ -291,3 +297,88 @@ def test_diagnostics_are_finite_scalars(case):
   for name, value in diagnostics.items():
     assert isinstance(name, str)
     assert np.shape(value) == () and np.isfinite(value)
+
+
+def test_other_weights_are_an_argument(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  before = [v.numpy() for v in optimizer.variables]
+  other = [v + 0.1 * tf.ones_like(v) for v in optimizer.phi]
+  view = optimizer.with_phi(other)
+  given = view(grads, state)
+  for v, x in zip(optimizer.variables, before):
+    np.testing.assert_array_equal(v, x)
+  for x, y in zip(view.phi, other, strict=True):
+    np.testing.assert_array_equal(x, y)
+  expected = optimizer(grads, state)
+  if not before:
+    assert_same(given, expected)
+    return
+  for v, x in zip(optimizer.phi, other):
+    v.assign(x)
+  assert_same(given, optimizer(grads, state))
+  for v, x in zip(optimizer.variables, before):
+    v.assign(x)
+  assert any(np.any(a != b) for a, b in zip(given[0], expected[0]))
+
+
+def test_weights_are_differentiated_through_and_vectorised_over(case):
+  optimizer, shapes = case
+  if not optimizer.phi:
+    return
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  phi = [tf.convert_to_tensor(v) for v in optimizer.phi]
+
+  def total(scale):
+    updates, _ = optimizer.with_phi([scale * x for x in phi])(grads, state)
+    return tf.add_n([tf.reduce_sum(tf.square(u)) for u in updates])
+
+  scales = tf.constant([0.5, 1.0, 1.5])
+  with tf.GradientTape() as tape:
+    tape.watch(scales)
+    together = tf.vectorized_map(total, scales)
+  slope = tape.gradient(together, scales)
+  np.testing.assert_allclose(together, [total(x) for x in scales], rtol=1e-4)
+  step = 1e-2
+  differences = [(total(x + step) - total(x - step)) / (2 * step) for x in scales]
+  np.testing.assert_allclose(slope, differences, rtol=0.02, atol=1e-5)
+
+
+def test_views_of_views(case):
+  optimizer, shapes = case
+  grads = normal(shapes)
+  state = optimizer.initial_state(grads)
+  zeros = [tf.zeros_like(v) for v in optimizer.phi]
+  ones = [tf.ones_like(v) for v in optimizer.phi]
+  twice = optimizer.with_phi(zeros).with_phi(ones)
+  assert_same(twice(grads, state), optimizer.with_phi(ones)(grads, state))
+
+
+def test_weights_of_other_shapes_are_refused(case):
+  optimizer, _ = case
+  with pytest.raises(ValueError, match=r"with_phi got weights of shapes .*it needs"):
+    optimizer.with_phi([*optimizer.phi, tf.zeros([3])])
+
+
+def test_traits_are_checked_and_those_of_version_0_1_0_understood():
+  class Old(SGD):
+    is_coordinatewise = False
+    reads_gradients_alone = False
+
+  assert (Old.coupling, Old.reads) == (ALL, {GRADIENTS, PARAMETERS, LOSS})
+  assert (SGD.coupling, SGD.reads) == (COORDINATE, {GRADIENTS})
+  assert partition().coupling == TENSOR and partition().reads == {GRADIENTS}
+  with pytest.raises(TypeError, match="must be a set of GRADIENTS, PARAMETERS and"):
+    type("Wrong", (SGD,), {"reads": {"gradients"}})
+
+
+def test_a_preprocess_can_declare_itself_elementwise():
+  def halved(grads):
+    return 0.5 * grads[:, tf.newaxis]
+
+  assert CoordinatewiseLSTM((2,), halved).coupling == ALL
+  halved.is_elementwise = True
+  assert CoordinatewiseLSTM((2,), halved).coupling == COORDINATE
+  assert KernelwiseLSTM((3, 2), (2,), halved).coupling == TENSOR
