@@ -19,6 +19,8 @@ class ExportError(ValueError):
 def register(cls: type) -> type:
   """Class decorator: instances may appear in exports under the class's name.
 
+  Expressions of the command line, such as --optimizer=Name(units=3), know it as well.
+
   The class needs a `config` property of constructor arguments, or be a
   dataclass. Register your own preprocessing this way to export it.
   """

@@ -226,7 +226,7 @@ def test_an_incomplete_name_says_how_a_function_is_named(name):
     ("quadratic", "quadratic"),
     ("a/b c/file.py:make", "file_make"),
     ("package.module:make", "module_make"),
-    ("a/file.py:make(n=-3, s='a/b: c')", "file_make_n_3_s_a_b_c"),
+    ("a/file.py:make(n=-3, s='a/b: c')", "file_make_n_-3_s_a_b_c"),
     ("Quadratic(num_dims=3)", "Quadratic_num_dims_3"),
   ],
 )

@@ -144,7 +144,9 @@ def write_results(
 ) -> None:
   """Writes CSV files, TensorBoard logs and, with a title, the picture."""
   _, curves_csv = report.write(curves, path)
-  board.curves({name: c.losses.mean(axis=0) for name, c in curves.items()})
+  means = {name: c.losses.mean(axis=0) for name, c in curves.items()}
+  # Each curve is a directory.
+  board.curves({presets.shortened(name, 200): mean for name, mean in means.items()})
   if title is not None:
     figure = plots.learning_curves(curves_csv, learned, title)
     plots.save(figure, path / "curves.png")

@@ -49,7 +49,7 @@ def parse(text: str) -> Expression:
   source, colon, _ = head.rpartition(":")
   own = text[len(source) + len(colon) :].strip()
   if colon and not source:
-    raise ValueError(f"{text!r} names no file before the colon; write {OWN}.")
+    raise ValueError(f"{_shown(text)} names no file before the colon; write {OWN}.")
   try:
     tree = ast.parse(own, mode="eval").body
     call = _read(tree, text)
@@ -57,11 +57,12 @@ def parse(text: str) -> Expression:
   except (SyntaxError, RecursionError, MemoryError) as e:
     reason = getattr(e, "msg", None) or "it is nested too deeply"
     raise ValueError(
-      f"{text!r} is no expression such as 'RNNprop(layers=(20, 20))': {reason}."
+      f"{_shown(text)} is no expression such as 'RNNprop(layers=(20, 20))': {reason}."
     ) from None
   if not isinstance(call, Call):
     raise ValueError(
-      f"{text!r} is no name and no call of one, such as 'RNNprop(layers=(20, 20))'."
+      f"{_shown(text)} is no name and no call of one, such as"
+      " 'RNNprop(layers=(20, 20))'."
     )
   return Expression(call, source or None, f"{source}:{plain}" if source else plain)
 
@@ -211,16 +212,20 @@ def _read(node: ast.expr, text: str) -> Any:
           name, tuple(map(read, args)), {k.arg: read(k.value) for k in keywords}
         )
   raise ValueError(
-    f"{ast.unparse(node)!r} in {text!r} is not allowed; arguments are numbers, strings,"
-    " lists, tuples, dicts, True, False, None, and calls of known names with each"
-    " argument once."
+    f"{_shown(ast.unparse(node))} in {_shown(text)} is not allowed; arguments are"
+    " numbers, strings, lists, tuples, dicts, True, False, None, and calls of known"
+    " names with each argument once."
   )
+
+
+def _shown(text: str, most: int = 200) -> str:
+  return repr(text) if len(text) <= most else f"{text[:most]!r}..."
 
 
 def _key(node: ast.expr, text: str) -> Any:
   if isinstance(node, ast.Constant):
     return _read(node, text)
   raise ValueError(
-    f"{ast.unparse(node)!r} in {text!r} is not allowed as a key; keys are numbers and"
-    " strings."
+    f"{_shown(ast.unparse(node))} in {_shown(text)} is not allowed as a key; keys are"
+    " numbers and strings."
   )

@@ -176,8 +176,12 @@ def short_name(name: str) -> str:
     called = name[len(source) :]
     is_file = own_files.is_file(source)
     name = (pathlib.Path(source).stem if is_file else source.split(".")[-1]) + called
-  short = re.sub(r"\W+", "_", name).strip("_")
-  if len(short) <= _MOST_OF_A_NAME:
-    return short
+  return shortened(re.sub(r"[^\w.-]+", "_", name).strip("_"))
+
+
+def shortened(name: str, most: int = _MOST_OF_A_NAME) -> str:
+  """Returns a name that is cut, if need be, and still differs from others."""
+  if len(name) <= most:
+    return name
   digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-  return f"{short[: _MOST_OF_A_NAME - 9]}_{digest}"
+  return f"{name[: most - 9]}_{digest}"

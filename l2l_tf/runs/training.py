@@ -1,6 +1,6 @@
 """What l2l-train does, given its settings.
 
->>> training.train(TrainingSettings(problem="quadratic", num_epochs=100))
+From Python: `training.train(TrainingSettings(problem="quadratic", num_epochs=100))`.
 """
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
