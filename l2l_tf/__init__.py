@@ -19,6 +19,7 @@ _PUBLIC = {
   "RNNprop": "optimizers",
   "TruncatedBPTT": "meta.gradients",
   "Where": "optimizers",
+  "Window": "meta.gradients",
   "all_ones": "meta.objective",
   "compare": "evaluation.protocol",
   "last_only": "meta.objective",
@@ -30,7 +31,7 @@ _PUBLIC = {
   "summarize": "evaluation.report",
   "table": "evaluation.report",
 }
-_MODULES = ["keras", "optimizers", "preprocess", "problems"]
+_MODULES = ["keras", "meta", "optimizers", "preprocess", "problems", "seeds"]
 
 __all__ = [*_PUBLIC, *_MODULES]
 

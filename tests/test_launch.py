@@ -99,11 +99,6 @@ WRONG_VALUES = [
   ),
   (
     "train",
-    ["--meta_gradient=TruncatedBPTT()", "--meta_loss=sum"],
-    ["--meta_loss was given with --meta_gradient"],
-  ),
-  (
-    "train",
     ["--meta_optimizer=Adam(0.1)", "--learning_rate=0.1"],
     ["--learning_rate was given with --meta_optimizer=Adam(0.1)"],
   ),

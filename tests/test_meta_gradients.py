@@ -533,7 +533,7 @@ class Counting(MetaGradient):
 
     def loss(sign):
       moved = optimizer.with_phi([p + sign * n for p, n in zip(optimizer.phi, noise)])
-      _, losses = unroll(problem, moved, task, carry, length)
+      _, losses = unroll(problem, moved, task, carry, length)  # has no meta-loss
       return objective.of_window(losses)
 
     slope = (loss(1.0) - loss(-1.0)) / (2 * 0.01**2)

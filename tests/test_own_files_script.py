@@ -71,8 +71,8 @@ class Patient(l2l_tf.TruncatedBPTT):
     object.__setattr__(self, "factor", factor)
 
   def __call__(self, *args):
-    window = super().__call__(*args)
-    return window._replace(meta_loss=self.factor * window.meta_loss)
+    window, state = super().__call__(*args)
+    return window._replace(meta_loss=self.factor * window.meta_loss), state
 """
 
 

@@ -72,6 +72,13 @@ def step_seed(task: Task, step: int | tf.Tensor) -> tf.Tensor:
     return seeds.fold_in(task.seed, step)
 
 
+def meta_loss(problem: Problem, task: Task, carry: Carry) -> tf.Tensor:
+  """Returns what meta-training minimizes at theta_t, on the step's mini-batch."""
+  if not problem.has_meta_loss:
+    return carry.loss  # which the step has evaluated already
+  return problem.meta_loss(carry.params, task.constants, step_seed(task, carry.step))
+
+
 def draw(problem: Problem, seed: tf.Tensor) -> tuple[Task, list[tf.Tensor]]:
   """Draws the task that `seed` names; returns it and its initial parameters."""
   with tf.name_scope("init/"):

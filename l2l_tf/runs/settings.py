@@ -106,8 +106,9 @@ class TrainingSettings:
       }
     text = vocabulary.check(self.meta_gradient, "meta_gradient").text
     reason = "which says its arguments itself"
-    names = ("meta_loss", "second_derivatives")
-    self._refuse(names, f"--meta_gradient={text}, {reason}")
+    self._refuse(("second_derivatives",), f"--meta_gradient={text}, {reason}")
+    if self.meta_loss is not None:
+      self._choice("meta_loss")
     return {"meta_gradient": text}
 
   def _meta_optimizer(self, recipe: presets.Preset) -> dict[str, Any]:

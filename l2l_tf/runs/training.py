@@ -15,7 +15,8 @@ import keras
 import tqdm
 
 from l2l_tf.evaluation import plots
-from l2l_tf.meta import gradients as meta_gradients
+from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.objective import MetaObjective, all_ones, last_only
 from l2l_tf.meta.trace_graph import trace_graph
 from l2l_tf.meta.trainer import MetaTrainer, check_lengths
 from l2l_tf.optimizers import Adam, Optimizer
@@ -112,11 +113,10 @@ def build_trainer(settings: TrainingSettings) -> MetaTrainer:
     _build_meta_gradient(settings),
     num_steps=settings.num_steps,
     unroll_length=settings.unroll_length,
-    clip_norm=settings.clip_norm,
     seed=settings.seed,
     jit_compile=settings.jit_compile,
     meta_batch_size=settings.meta_batch_size,
-    relative_loss=settings.relative_loss,
+    **_objective(settings),
   )
 
 
@@ -139,10 +139,16 @@ def build_optimizer(settings: TrainingSettings) -> Optimizer:
 def _build_meta_gradient(settings: TrainingSettings):
   if settings.meta_gradient is not None:
     return vocabulary.build(settings.meta_gradient, "meta_gradient")
-  weights = {"sum": meta_gradients.all_ones, "last": meta_gradients.last_only}
-  return meta_gradients.TruncatedBPTT(
-    weights=weights[settings.meta_loss], second_derivatives=settings.second_derivatives
-  )
+  return TruncatedBPTT(second_derivatives=settings.second_derivatives)
+
+
+def _objective(settings: TrainingSettings) -> dict[str, Any]:
+  """Returns the trainer's arguments that say what the meta-loss is."""
+  relative, clip_norm = settings.relative_loss, settings.clip_norm
+  if settings.meta_loss is None:  # The meta-gradient may say which losses count.
+    return {"relative_loss": relative, "clip_norm": clip_norm}
+  weights = {"sum": all_ones, "last": last_only}[settings.meta_loss]
+  return {"objective": MetaObjective(weights, relative, clip_norm)}
 
 
 def _build_meta_optimizer(settings: TrainingSettings) -> Optimizer:

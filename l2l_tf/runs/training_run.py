@@ -123,14 +123,14 @@ class TrainingRun:
     self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows, for lack of finiteness
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
     self._stale = tf.Variable(0, dtype=tf.int64)  # validations since the best
-    self._checkpointer = checkpoint.Checkpointer(
-      self._path / _CHECKPOINTS,
-      {
-        "optimizer": trainer.optimizer.variables,
-        "meta_optimizer": trainer.meta_state_variables,
-        "progress": [self.epoch, self.num_skipped, self.best_loss, self._stale],
-      },
-    )
+    groups = {
+      "optimizer": trainer.optimizer.variables,
+      "meta_optimizer": trainer.meta_state_variables,
+      "progress": [self.epoch, self.num_skipped, self.best_loss, self._stale],
+    }
+    if trainer.estimator_state_variables:
+      groups["meta_gradient"] = trainer.estimator_state_variables
+    self._checkpointer = checkpoint.Checkpointer(self._path / _CHECKPOINTS, groups)
     self.resumed_from = self._checkpointer.restore()
     self._saved = self.resumed_from
     self._validations = Validations(self._path / VALIDATIONS, int(self.epoch))

@@ -133,7 +133,7 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
   "meta_gradient",
   None,
-  "How the gradient of the meta-loss is computed, in place of --meta_loss and"
+  "How the gradient of the meta-loss is computed, in place of"
   " --second_derivatives, as in 'TruncatedBPTT(second_derivatives=True)', or a class of"
   " path/to/file.py:MyMetaGradient(); by default TruncatedBPTT. There are:\n"
   f"{vocabulary.describe('meta_gradient')}",

@@ -58,7 +58,10 @@ class TapedBPTT(MetaGradient):
         task,
         carry,
         length,
-        lambda c, updates: (_meta_loss(problem, task, c), observe(c, updates)),
+        lambda c, updates: (
+          unroll_lib.meta_loss(problem, task, c),
+          observe(c, updates),
+        ),
         self.evaluate,
       )
       with tf.name_scope("meta_loss"):
@@ -70,10 +73,3 @@ class TapedBPTT(MetaGradient):
         meta_loss, phi, unconnected_gradients=tf.UnconnectedGradients.ZERO
       )
       return Window(gradient, meta_loss, carry, observed), state
-
-
-def _meta_loss(problem, task, carry):
-  if not problem.has_meta_loss:
-    return carry.loss  # which the inner loop has evaluated already
-  seed = unroll_lib.step_seed(task, carry.step)
-  return problem.meta_loss(carry.params, task.constants, seed)

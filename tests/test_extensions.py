@@ -1,0 +1,91 @@
+"""The example of what can be added from outside, trained, killed, resumed and used."""
+
+import pathlib
+import runpy
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras_models import built, fit, weights
+from short_run import latest
+
+import l2l_tf
+from l2l_tf import seeds
+from l2l_tf.keras import LearnedOptimizer
+from l2l_tf.meta import unroll
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "extensions.py"
+FLAGS = [
+  "--problem=extensions.py:HeldOut",
+  "--num_epochs=60",
+  "--evaluation_period=5",
+  "--evaluation_epochs=1",
+  "--num_steps=6",
+  "--unroll_length=3",
+]
+
+
+@pytest.fixture(scope="module")
+def own():
+  """What the example defines."""
+  return runpy.run_path(str(EXAMPLE))
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--optimizer=extensions.py:Normalized", "--meta_batch_size=2"],
+    ["--optimizer=extensions.py:Gated(shapes=((4, 1), (1,)))"],
+    [
+      "--optimizer=extensions.py:Normalized()",
+      "--meta_gradient=extensions.py:OneSample(stddev=0.1)",
+    ],
+  ],
+  ids=["per tensor", "gates", "evolution strategies"],
+)
+def test_it_is_trained_killed_and_resumed(forks, tmp_path, flags):
+  shutil.copy(EXAMPLE, tmp_path)
+  flags, path = [*FLAGS, *flags], tmp_path / "killed"
+  whole = forks.start("train", *flags, "--save_path=whole", cwd=tmp_path)
+  process = forks.start("train", *flags, "--save_path=killed", cwd=tmp_path)
+  process.wait_until(lambda: latest(path))
+  assert process.kill().code == -signal.SIGKILL
+  ended = forks.run("train", *flags, "--save_path=killed", cwd=tmp_path)
+  assert ended.code == 0 and not ended.err
+  assert "Best validation loss" in whole.wait().out
+  one, two = (tmp_path / name / "optimizer.l2l.npz" for name in ("killed", "whole"))
+  assert one.read_bytes() == two.read_bytes()
+
+
+def test_both_optimizers_fit_a_model(sequential, own):
+  shapes = ((4, 6), (6,), (6, 1), (1,))
+  for make in (own["Normalized"], lambda: own["Gated"](shapes)):
+    model = built(sequential())
+    before = weights(model)
+    losses = fit(model, LearnedOptimizer(make()), 4)
+    assert losses[-1] < losses[0] and np.any(weights(model) != before)
+
+
+def test_meta_training_moves_all_that_is_learned(own):
+  problem, optimizer = own["HeldOut"](), own["Gated"](((4, 1), (1,)))
+  before = [np.array(v) for v in optimizer.phi]
+  trainer = l2l_tf.MetaTrainer(problem, optimizer, num_steps=6, unroll_length=3)
+  list(trainer.train(3))
+  assert all(np.all(np.array(v) != b) for v, b in zip(optimizer.phi, before))
+  _, carry = unroll.start(problem, optimizer, seeds.make(0))
+  np.testing.assert_array_equal(carry.params[0], optimizer.start[0])
+
+
+def test_the_estimate_s_mean_is_the_gradient_of_the_held_out_loss(own):
+  problem, optimizer = own["HeldOut"](), own["Normalized"]()
+  task, carry = unroll.start(problem, optimizer, seeds.make(1))
+  estimator, objective = own["OneSample"](0.01), l2l_tf.MetaObjective()
+  arguments = problem, optimizer, task, carry, 3, lambda *_: ()
+  run = tf.function(lambda seed: estimator(*arguments, objective, (), seed)[0])
+  draws = [float(run(seeds.make(i)).meta_gradient[0]) for i in range(1000)]
+  error = np.std(draws) / len(draws) ** 0.5
+  method = l2l_tf.TruncatedBPTT(second_derivatives=True)
+  exact = float(method(*arguments)[0].meta_gradient[0])
+  assert abs(np.mean(draws) - exact) < 3 * error < 0.2 * abs(exact)
