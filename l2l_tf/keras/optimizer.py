@@ -7,19 +7,19 @@ the mathematics, which is the wrapped `l2l_tf.Optimizer`'s.
 import base64
 import copy
 import os
-import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf.keras import gradients, saved_state, transfer
+from l2l_tf.keras import checks, gradients
 from l2l_tf.keras.blocks import Blocks
-from l2l_tf.keras.saved_state import SavedState, path_of
-from l2l_tf.optimizers import COORDINATE, LOSS, Optimizer
+from l2l_tf.keras.saved_state import path_of
+from l2l_tf.keras.stored import StoredOptimizer, tf_variable
+from l2l_tf.optimizers import LOSS, Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.storage import export
 
@@ -27,13 +27,10 @@ _REMEDY = (
   "lower the loss's scale, look for a NaN in the data, or give"
   " LearnedOptimizer(nonfinite_gradients='skip')"
 )
-_STRICT = "Give LearnedOptimizer(mismatched_state='raise') to make this an error."
-_LENIENT = "Leave out mismatched_state='raise' to go on with a fresh state there."
-_STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16 has too few exponents
 
 
 @keras.saving.register_keras_serializable("l2l_tf")
-class LearnedOptimizer(keras.optimizers.Optimizer):
+class LearnedOptimizer(StoredOptimizer):
   """Trains a Keras model with an `l2l_tf.Optimizer`, learned or hand-designed.
 
   >>> model.compile(LearnedOptimizer("general"), loss="mse")
@@ -117,13 +114,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       ValueError: for another argument that does not fit.
     """
     super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-    _check_arguments(nonfinite_gradients, mismatched_state, block_size, state_dtype)
+    checks.check_arguments(
+      nonfinite_gradients, mismatched_state, block_size, state_dtype
+    )
     self._optimizer = _private_copy(optimizer)
     self._nonfinite_gradients = nonfinite_gradients
     self._mismatched_state = mismatched_state
     self._block_size = block_size
     self._state_dtype = state_dtype
-    self._pending: _Pending | None = None  # loaded before it was built
     self._observers: weakref.WeakSet = weakref.WeakSet()
     self._loss: tf.Tensor | None = None  # of the step that is being taken
     self._known_skips = 0  # of which `check_gradients` says nothing any more
@@ -132,11 +130,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
   def optimizer(self) -> Optimizer:
     """The wrapped optimizer, with this object's own copy of the learned weights."""
     return self._optimizer
-
-  @property
-  def skipped_steps(self) -> int:
-    """Steps not taken, because a gradient was not finite."""
-    return int(self._skipped.numpy()) if self.built else 0
 
   @property
   def model_variables(self) -> list[keras.Variable]:
@@ -160,7 +153,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       return
     if not variables:  # Keras builds for those of a frozen model.
       return
-    _check_variables(variables)
+    checks.check_variables(variables)
     num_own = len(self.variables)
     with tf.init_scope():  # The first step may be traced already.
       super().build(variables)
@@ -251,39 +244,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     optimizer = export.loads(base64.b64decode(config["optimizer"]))
     return super().from_config(config | {"optimizer": optimizer}, custom_objects)
 
-  def save_own_variables(self, store) -> None:
-    """Writes state and learned weights, and which variables the state belongs to."""
-    saved = self._state_variables().snapshot()
-    if self._pending is not None:  # What was loaded, but for what is in use already.
-      loaded = self._pending.loaded
-      scalars = loaded.scalars | saved.scalars
-      saved = loaded._replace(scalars=scalars, weights=saved.weights)
-    saved_state.write(saved, store)
-
-  def load_own_variables(self, store) -> None:
-    """Reads what `save_own_variables` wrote; before `build`, the state waits for it.
-
-    What does not fit is left as it is, with one warning.
-
-    Raises:
-      ValueError: instead, if `mismatched_state` is "raise".
-    """
-    if not list(store.keys()):  # Saved without an optimizer.
-      return
-    try:
-      loaded = self._read(store)
-    except saved_state.ForeignStateError as error:
-      self._say_mismatches([f"nothing was restored, as {error}"])
-      return
-    variables = self._state_variables()
-    fresh = variables.snapshot()
-    restored, problems = self._merged(fresh, loaded)
-    self._say_mismatches(problems)
-    if not self.built and restored is not fresh:
-      self._pending = _Pending(loaded, fresh) if loaded.variables else None
-    variables.assign(restored)
-    self._known_skips = self.skipped_steps
-
   def _apply_weight_decay(self, variables) -> None:
     """Leaves it to `_move`, which knows whether the gradients are finite."""
 
@@ -307,7 +267,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
       variables[0],
       lambda first, *args: self._move(*args),
       args=(
-        [_value(v) for v in self._trainable_variables],
+        [tf_variable(v) for v in self._trainable_variables],
         dict(zip(indices, grads)),
         tf.nest.map_structure(lambda v: v.value, self._states),
         self._skipped.value,
@@ -362,82 +322,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     dtype = keras.backend.standardize_dtype(value.dtype)
     return self.add_variable(tuple(value.shape), initializer, dtype, name=name)
 
-  def _state_variables(self) -> saved_state.StateVariables:
-    scalars = {"iteration": self._iterations}
-    if isinstance(self._learning_rate, keras.Variable):
-      scalars["learning_rate"] = self._learning_rate
-    slots = {}
-    if self.built:
-      scalars["skipped_steps"] = self._skipped
-      if self.use_ema:
-        slots["average"] = self._model_variables_moving_average
-      if self.gradient_accumulation_steps:
-        slots["accumulator"] = self._accumulated_gradients
-    return saved_state.StateVariables(
-      kind=type(self._optimizer).__name__,
-      model=self._trainable_variables if self.built else [],
-      scalars=scalars,
-      slots=slots,
-      blocks=self._blocks if self.built else None,
-      states=self._states if self.built else [],
-      weights=self._optimizer.variables,
-    )
-
-  def _read(self, store) -> SavedState:
-    num_leaves = None
-    if self._optimizer.coupling == COORDINATE:
-      state = self._optimizer.initial_state([tf.zeros([1])])
-      num_leaves = len(tf.nest.flatten(state))
-    has_rate = isinstance(self._learning_rate, keras.Variable)
-    return saved_state.read(store, num_leaves, has_rate, self.use_ema)
-
-  def _load_pending(self, num_own: int) -> None:
-    """Loads the state that waited; an error undoes the build."""
-    loaded, before = self._pending
-    variables = self._state_variables()
-    now = variables.snapshot()
-    fresh = now._replace(scalars=now.scalars | before.scalars, weights=before.weights)
-    restored, problems = self._merged(fresh, loaded)
-    try:
-      self._say_mismatches(problems)
-    except ValueError:
-      for variable in self.variables[num_own:]:
-        self._untrack_variable(variable)
-      self.built = False
-      raise
-    if restored is not fresh:  # What was set since it was loaded stays.
-      in_use = {name: now.scalars[name] for name in before.scalars}
-      restored = restored._replace(scalars=restored.scalars | in_use)
-    self._pending = None
-    variables.assign(restored)
-    self._known_skips = self.skipped_steps
-
-  def _merged(self, fresh: SavedState, loaded: SavedState):
-    """Returns `fresh` with all of `loaded` that fits, and sentences on the rest."""
-    # Keras begins a moving average in the first step, which a restored run is past.
-    begun = fresh._replace(slots=fresh.slots | self._begun_averages())
-    is_coordinatewise = self._optimizer.coupling == COORDINATE
-    restored, problems = transfer.merged(begun, loaded, is_coordinatewise)
-    return fresh if restored is begun else restored, problems
-
-  def _begun_averages(self) -> dict[str, list[np.ndarray | None]]:
-    """The moving averages at the variables' values, where they have any yet."""
-    if not (self.built and self.use_ema):
-      return {}
-    pairs = zip(self._model_variables_moving_average, self._trainable_variables)
-    source = lambda average, v: v if _value(v).is_initialized() else average
-    return {"average": [None if a is None else source(a, v).numpy() for a, v in pairs]}
-
-  def _say_mismatches(self, problems: Sequence[str]) -> None:
-    if problems:
-      strict = self._mismatched_state == "raise"
-      remedy = _LENIENT if strict else _STRICT
-      found = "; ".join(problems)
-      message = f"{self.name!r} did not restore all of its state: {found}. {remedy}"
-      if strict:
-        raise ValueError(message)
-      warnings.warn(message, stacklevel=3)
-
   def _check_variables_are_known(self, variables):
     known = self._trainable_variables_indices
     unknown = [path_of(v) for v in variables if self._var_key(v) not in known]
@@ -446,18 +330,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         f"{self.name!r} was built for another model and does not know"
         f" {', '.join(unknown[:5])}; give every model a LearnedOptimizer of its own."
       )
-
-
-class _Pending(NamedTuple):
-  """A state that was loaded before the variables that it belongs to were known."""
-
-  loaded: SavedState
-  before: SavedState  # what it would replace
-
-
-def _value(variable: Any) -> tf.Variable:
-  """Returns the TensorFlow variable of a Keras one, or the variable itself."""
-  return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _private_copy(optimizer: Any) -> Optimizer:
@@ -470,38 +342,3 @@ def _private_copy(optimizer: Any) -> Optimizer:
     f"LearnedOptimizer got {optimizer!r:.100}; it wraps an l2l_tf.Optimizer, a"
     " pretrained one by its name, or the path of an exported one."
   )
-
-
-def _check_arguments(nonfinite_gradients, mismatched_state, block_size, state_dtype):
-  if nonfinite_gradients not in ("raise", "skip"):
-    raise ValueError(
-      f"nonfinite_gradients={nonfinite_gradients!r} is unknown; choose 'raise' or"
-      " 'skip'."
-    )
-  if mismatched_state not in ("raise", "warn"):
-    raise ValueError(
-      f"mismatched_state={mismatched_state!r} is unknown; choose 'raise' or 'warn'."
-    )
-  if block_size is not None and not (isinstance(block_size, int) and block_size > 0):
-    raise ValueError(
-      f"block_size={block_size!r} must be a positive integer, or None for one block."
-    )
-  if state_dtype not in (None, *_STATE_DTYPES):
-    raise ValueError(
-      f"state_dtype={state_dtype!r} is unknown; choose one of"
-      f" {', '.join(map(repr, _STATE_DTYPES))}, or None."
-    )
-
-
-def _check_variables(variables: Sequence[keras.Variable]) -> None:
-  for v in variables:
-    if not tf.as_dtype(v.dtype).is_floating:
-      raise ValueError(
-        f"LearnedOptimizer cannot move {path_of(v)!r} of type {v.dtype}; its variables"
-        " must be of floating point. Make this one not trainable."
-      )
-    if not tf.TensorShape(v.shape).is_fully_defined():
-      raise ValueError(
-        f"LearnedOptimizer cannot keep a state for {path_of(v)!r} of shape"
-        f" {v.shape}; its variables must have fixed shapes."
-      )
