@@ -37,6 +37,7 @@ def fold_in(seed: tf.Tensor, branch: int | tf.Tensor) -> tf.Tensor:
 
   Of several seeds, [N, 2], as many.
   """
+  seed = tf.convert_to_tensor(seed)
   if seed.shape.rank == 2:
     return tf.vectorized_map(lambda one: fold_in(one, branch), seed, warn=False)
   key = tf.random.fold_in(seed, tf.cast(branch, tf.int32))
@@ -45,6 +46,7 @@ def fold_in(seed: tf.Tensor, branch: int | tf.Tensor) -> tf.Tensor:
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
   """Returns `num` seeds below `seed`, each of shape [2], or [N, 2] like `seed`."""
+  seed = tf.convert_to_tensor(seed)
   if seed.shape.rank == 2:
     below = tf.vectorized_map(lambda one: tf.stack(split(one, num)), seed, warn=False)
     return tf.unstack(below, axis=1)

@@ -168,3 +168,39 @@ def test_wrong_data_are_one_sentence(data, sentence):
   with pytest.raises(ValueError, match=sentence) as e:
     Examples(data, max_examples=20)
   assert "\n" not in str(e.value) and str(e.value).endswith(".")
+
+
+def test_a_source_that_starts_again_is_read_for_its_length():
+  class Endless:
+    def __len__(self):
+      return 3
+
+    def __iter__(self):
+      while True:
+        yield np.ones([2, 1]), np.zeros([2])
+
+  assert Examples(Endless(), 100).size == 6
+
+
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_weights_without_targets_are_weights(is_batched):
+  data = np.ones([4, 2]), None, np.arange(4.0)
+  source = data
+  if is_batched:
+    source = Sized([(np.ones([2, 2]), None, w) for w in ([0.0, 1.0], [2.0, 3.0])])
+  x, y, weights = Examples(source, 100).first(4)
+  assert x.shape == (4, 2) and y is None
+  np.testing.assert_array_equal(weights, np.arange(4.0))
+
+
+class Sized:
+  """Batches with a length."""
+
+  def __init__(self, batches):
+    self._batches = [(x, y, np.array(w)) for x, y, w in batches]
+
+  def __len__(self):
+    return len(self._batches)
+
+  def __getitem__(self, i):
+    return self._batches[i]

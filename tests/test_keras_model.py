@@ -324,7 +324,7 @@ def test_tasks_in_a_batch_are_those_that_they_would_be_alone():
   seed = seeds.make(1)
   losses = batch.task_losses(params, constants, seed)
   for i in range(2):
-    own = seeds.fold_in(seeds.fold_in(constants[1][i], seed[0]), seed[1])
+    own = seeds.split(seed, 2)[i]
     alone = problem([p[i] for p in params], [], own)
     np.testing.assert_allclose(losses[i], alone, rtol=1e-5)
 

@@ -360,6 +360,15 @@ def test_a_variable_listed_twice_moves_by_the_sum(with_clipping):
   np.testing.assert_allclose(shared, [0.9, 0.7], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_gradients_of_another_type_are_taken(dtype):
+  for variable in (keras.Variable([1.0, 1.0]), tf.Variable([1.0, 1.0])):
+    optimizer, grad = LearnedOptimizer(SGD(0.1)), np.ones(2, dtype)
+    optimizer.apply([grad], [variable])
+    optimizer.apply_gradients([(grad, variable), (np.ones(2, "float32"), variable)])
+    np.testing.assert_allclose(variable, [0.7, 0.7], rtol=1e-3)
+
+
 def test_a_shared_encoder_in_two_lists_is_as_in_keras_sgd(sequential):
   ends = []
   for optimizer in (LearnedOptimizer(SGD(1.0), 0.1), keras.optimizers.SGD(0.1)):

@@ -8,6 +8,7 @@ import keras
 import keras_models
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from keras_models import X, Y, built, fit, lstm, ten_losses, weights
@@ -34,7 +35,7 @@ def loaded(model, optimizer, path, is_built, **options):
     warnings.simplefilter("always")
     model.load_weights(path, **options)
     optimizer.build(model.trainable_variables)
-  said = [str(w.message) for w in caught if "did not restore" in str(w.message)]
+  said = [str(w.message) for w in caught if "does not fit" in str(w.message)]
   assert len(said) <= 1
   return said
 
@@ -44,7 +45,7 @@ def state_of(optimizer):
   saved = optimizer._state_variables().snapshot()
   ends = np.cumsum([v.size for v in saved.variables])[:-1]
   parts = [np.split(x, ends, -1) for x in saved.state if x.ndim]
-  paths = [v.path.split("/", 1)[1] for v in saved.variables]
+  paths = [v.path.split("/", 1)[-1] for v in saved.variables]
   return dict(zip(paths, zip(*parts))), saved
 
 
@@ -206,3 +207,95 @@ def test_names_numbered_anew_are_matched_in_order_and_only_if_that_is_clear():
   assert transfer.match([*new, head], old) == {0: 0, 1: 1}
   assert transfer.match(new[1:], old) == {}  # which of the two it is cannot be known
   assert transfer.match(old[1:], old) == {0: 1}
+  shifted = [spec("net/dense_1/kernel"), spec("net/dense_2/kernel")]
+  assert transfer.match([*shifted, head], old) == {0: 0, 1: 1}
+
+
+def test_names_that_a_user_gave_count_more_than_positions():
+  first, second = (VariableSpec(f"net/{n}/kernel", (4, 4)) for n in ("first", "second"))
+  assert transfer.match([second, first], [first, second]) == {0: 1, 1: 0}
+  assert transfer.match([second], [first]) == {}
+  unnamed = [VariableSpec("", (4, 4)), VariableSpec("", (2,))]
+  assert transfer.match([first, VariableSpec("b", (2,))], unnamed) == {0: 0, 1: 1}
+  assert transfer.match([first], unnamed) == {}
+
+
+# Loaded into an optimizer that is in use, or more than once
+
+
+def test_a_state_saved_before_its_first_step_is_fresh_again(sequential, tmp_path):
+  path = tmp_path / "m.weights.h5"
+  model = built(sequential())
+  model.compile(LearnedOptimizer(lstm(), use_ema=True), "mse")
+  model.save_weights(path)
+  expected = ten_losses(model)
+  model.load_weights(path)
+  assert ten_losses(model) == expected
+
+
+def test_the_rest_of_an_optimizer_in_use_starts_afresh():
+  a, b = keras.Variable([1.0, 2.0], name="a"), keras.Variable([3.0], name="b")
+  one, both = LearnedOptimizer(Adam(0.1)), LearnedOptimizer(Adam(0.1))
+  one.apply([tf.ones([2])], [a])
+  for _ in range(3):
+    both.apply([tf.ones([2]), tf.ones([1])], [a, b])
+  store = {}
+  one.save_own_variables(store)
+  with pytest.warns(UserWarning, match=r"no saved state for b of shape \[1\]"):
+    both.load_own_variables(store)
+  found, expected = state_of(both)[1], state_of(one)[1]
+  np.testing.assert_array_equal(found.state[1][:2], expected.state[1])
+  assert found.state[1][2] == 0.0 and both.iterations == 1
+
+
+def test_the_last_of_two_files_counts(sequential, tmp_path):
+  paths = [tmp_path / f"{name}.weights.h5" for name in ("ours", "adam")]
+  trained(sequential, paths[0], LearnedOptimizer(lstm()))
+  trained(sequential, paths[1], keras.optimizers.Adam())
+  model, optimizer = built(sequential(seed=1)), LearnedOptimizer(lstm(seed=3))
+  model.compile(optimizer, "mse")
+  model.load_weights(paths[0])
+  assert optimizer.iterations == 8
+  with pytest.warns(UserWarning, match="another kind of optimizer"):
+    model.load_weights(paths[1])
+  assert optimizer.iterations == 0
+  fresh = built(sequential())
+  fresh.set_weights(model.get_weights())
+  assert fit(model, optimizer) == fit(fresh, LearnedOptimizer(lstm(seed=3)))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_rate_set_between_loading_and_the_first_step_stays(
+  sequential, tmp_path, fits
+):
+  path = tmp_path / "m.weights.h5"
+  trained(sequential, path, LearnedOptimizer(lstm(), 0.5))
+  schedule = keras.optimizers.schedules.ExponentialDecay(0.25, 3, 0.5)
+  for rate in (0.125, schedule):
+    model, optimizer = built(sequential()), LearnedOptimizer(lstm())
+    model.compile(optimizer, "mse")
+    model.load_weights(path)
+    assert optimizer.learning_rate == 0.5
+    optimizer.learning_rate = rate
+    variables = model.trainable_variables
+    if fits:
+      optimizer.build(variables)
+    else:
+      with pytest.warns(UserWarning, match="nothing was restored"):
+        optimizer.build([keras.Variable([1.0])])
+    expected = 0.125 if rate == 0.125 else schedule(optimizer.iterations)
+    assert optimizer.learning_rate == expected
+    assert optimizer.iterations == (8 if fits else 0)
+
+
+def test_phi_belongs_to_the_arguments_that_it_was_trained_with(sequential, tmp_path):
+  path = tmp_path / "m.weights.h5"
+  trained(sequential, path, LearnedOptimizer(lstm()))
+  other = CoordinatewiseLSTM((5, 4), "log_and_sign", output_scale=0.001)
+  before = [v.numpy() for v in other.variables]
+  optimizer = LearnedOptimizer(other)
+  said = loaded(sequential(), optimizer, path, True)
+  both = "its optimizer has output_scale=0.05, and this one output_scale=0.001"
+  assert both in said[0]
+  for x, v in zip(before, optimizer.optimizer.variables):
+    np.testing.assert_array_equal(x, v)

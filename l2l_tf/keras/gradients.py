@@ -42,7 +42,7 @@ def summed(
 
 
 def dense(grad: Any, variable: Any) -> tf.Tensor:
-  """Returns a gradient as a tensor of its variable's shape, the one that is trusted.
+  """Returns a gradient as a tensor of its variable's shape and type.
 
   Gradients of gathered rows, or of inputs of unknown length, often have no static
   shape.
@@ -53,7 +53,7 @@ def dense(grad: Any, variable: Any) -> tf.Tensor:
   if isinstance(grad, tf.IndexedSlices):
     rows = variable.shape[0]
     grad = tf.math.unsorted_segment_sum(grad.values, grad.indices, rows)
-  grad = tf.convert_to_tensor(grad)
+  grad = tf.cast(tf.convert_to_tensor(grad), variable.dtype)
   if not grad.shape.is_compatible_with(variable.shape):
     raise ValueError(
       f"The gradient of {path_of(variable)!r} has shape {grad.shape}, but the variable"

@@ -54,12 +54,13 @@ class LearnedOptimizer(StoredOptimizer):
   A variable without a gradient stays where it is, and so does its state; but an
   optimizer that is not coordinate-wise reads a zero there.
 
-  Saved state is taken over variable by variable: all of it by position where the
-  variables' shapes agree, otherwise, after layers were frozen, thawed or replaced,
-  for those whose path and shape agree. An optimizer that is not coordinate-wise
-  keeps one state for the whole model, which is taken over as a whole or not at all.
-  `block_size`, `state_dtype` and Keras's options may differ from those it was saved
-  with. What was not restored, and why, is said in one warning.
+  Saved state is taken over variable by variable, by path and shape, also after layers
+  were frozen, thawed or replaced. An optimizer that is not coordinate-wise keeps one
+  state for the whole model, which is taken over as a whole or not at all. `block_size`,
+  `state_dtype` and Keras's options may differ from those it was saved with. What was
+  not restored, and why, is said in one warning. All this holds for Keras's `.keras` and
+  `.weights.h5` files; `tf.train.Checkpoint`, Keras's `LossScaleOptimizer` and legacy
+  `.h5` files keep variables by position, and need equal ones.
 
   A process that loads such a model imports `l2l_tf.keras` first, so that Keras knows
   the class.
@@ -94,7 +95,7 @@ class LearnedOptimizer(StoredOptimizer):
         when it ends, and `Diagnostics` after every batch.
       mismatched_state: what to do where saved state that is loaded does not fit this
         model or optimizer: "warn" and go on with a fresh state there, as Keras's
-        optimizers do, or "raise" an error and load nothing.
+        optimizers do, or "raise" an error and load nothing of it.
       block_size: coordinates that one call moves, at most, which bounds a step's
         temporary memory; None for all at once. For optimizers that treat each
         coordinate by itself; others see whole tensors. XLA compiles every block by

@@ -37,6 +37,7 @@ class SavedState(NamedTuple):
   """The state of a `LearnedOptimizer` in plain arrays."""
 
   kind: str | None  # of the wrapped optimizer, its class's name; None if not known
+  config: dict[str, Any] | None  # its constructor's arguments in JSON, likewise
   variables: list[VariableSpec]  # of the model; empty before the first step
   scalars: dict[str, np.ndarray]  # some of `_SCALARS`
   slots: dict[str, list[np.ndarray | None]]  # some of `_SLOTS`, by variable
@@ -48,6 +49,7 @@ class StateVariables(NamedTuple):
   """Where a `LearnedOptimizer` keeps its state."""
 
   kind: str
+  config: dict[str, Any] | None
   model: Sequence[keras.Variable | tf.Variable]  # that it was built for
   scalars: dict[str, keras.Variable]
   slots: dict[str, list[keras.Variable | None]]
@@ -61,6 +63,7 @@ class StateVariables(NamedTuple):
     states = [[value(v) for v in block] for block in self.states]
     return SavedState(
       self.kind,
+      self.config,
       [VariableSpec(path_of(v), tuple(v.shape)) for v in self.model],
       {name: value(v) for name, v in self.scalars.items()},
       {name: [value(v) for v in slot] for name, slot in self.slots.items()},
@@ -88,7 +91,7 @@ class ForeignStateError(ValueError):
 
 def write(saved: SavedState, store: MutableMapping[str, np.ndarray]) -> None:
   """Writes into a Keras store, flat, an array per key."""
-  header = {"kind": saved.kind, "variables": saved.variables}
+  header = {"kind": saved.kind, "config": saved.config, "variables": saved.variables}
   store[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
   for name, value in saved.scalars.items():
     store[name] = value
@@ -126,9 +129,7 @@ def read(
     return _read(arrays)
   if _LEGACY_HEADER in arrays:
     return _read_legacy(arrays, num_leaves, has_rate, uses_ema)
-  raise ForeignStateError(
-    f"the file holds the state of another kind of optimizer ({len(arrays)} arrays)"
-  )
+  raise ForeignStateError("the file holds the state of another kind of optimizer")
 
 
 def _read(arrays: Mapping[str, np.ndarray]) -> SavedState:
@@ -141,6 +142,7 @@ def _read(arrays: Mapping[str, np.ndarray]) -> SavedState:
       slots[name] = found
   return SavedState(
     header["kind"],
+    header["config"],
     variables,
     {name: arrays[name] for name in _SCALARS if name in arrays},
     slots,
@@ -163,7 +165,7 @@ def _read_legacy(arrays, num_leaves, has_rate, uses_ema) -> SavedState:
   scalars, values = dict(zip(names, values)), values[len(names) :]
   weights = _numbered(arrays, "weight")
   if not variables:
-    return SavedState(None, [], scalars, {}, [], weights)
+    return SavedState(None, None, [], scalars, {}, [], weights)
   is_count = [x.shape == () and np.issubdtype(x.dtype, np.integer) for x in values]
   end = is_count.index(True)
   scalars["skipped_steps"] = values[end]
@@ -173,7 +175,7 @@ def _read_legacy(arrays, num_leaves, has_rate, uses_ema) -> SavedState:
     slots[name] = values[i * count : (i + 1) * count]
   size = sum(v.size for v in variables)
   state = _joined(values[end + 1 :], num_leaves, size)
-  return SavedState(None, variables, scalars, slots, state, weights)
+  return SavedState(None, None, variables, scalars, slots, state, weights)
 
 
 def _joined(arrays, num_leaves: int | None, size: int) -> list[np.ndarray]:

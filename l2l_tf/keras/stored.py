@@ -8,10 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from l2l_tf import registry
 from l2l_tf.keras import saved_state, transfer
 from l2l_tf.keras.blocks import Blocks
 from l2l_tf.keras.saved_state import SavedState
 from l2l_tf.optimizers import COORDINATE, Optimizer
+from l2l_tf.registry import ExportError
 
 _STRICT = "Give LearnedOptimizer(mismatched_state='raise') to make this an error."
 _LENIENT = "Leave out mismatched_state='raise' to go on with a fresh state there."
@@ -61,16 +63,18 @@ class StoredOptimizer(keras.optimizers.Optimizer):
       return
     try:
       loaded = self._read(store)
+      restored, problems = self._merged(loaded)
     except saved_state.ForeignStateError as error:
-      self._say_mismatches([f"nothing was restored, as {error}"])
-      return
-    variables = self._state_variables()
-    fresh = variables.snapshot()
-    restored, problems = self._merged(fresh, loaded)
+      restored, problems = None, [f"nothing was restored, as {error}"]
     self._say_mismatches(problems)
-    if not self.built and restored is not fresh:
-      self._pending = _Pending(loaded, fresh) if loaded.variables else None
-    variables.assign(restored)
+    variables = self._state_variables()
+    before = variables.snapshot()
+    if self._pending is not None:  # Another file's state, which this load replaces.
+      before = self._undone(before)
+      self._pending = None
+    if not self.built and restored is not None and loaded.variables:
+      self._pending = _Pending(loaded, before)
+    variables.assign(before if restored is None else restored)
     self._known_skips = self.skipped_steps
 
   def _state_variables(self) -> saved_state.StateVariables:
@@ -86,6 +90,7 @@ class StoredOptimizer(keras.optimizers.Optimizer):
         slots["accumulator"] = self._accumulated_gradients
     return saved_state.StateVariables(
       kind=type(self._optimizer).__name__,
+      config=_config(self._optimizer),
       model=self._trainable_variables if self.built else [],
       scalars=scalars,
       slots=slots,
@@ -104,11 +109,7 @@ class StoredOptimizer(keras.optimizers.Optimizer):
 
   def _load_pending(self, num_own: int) -> None:
     """Loads the state that waited; an error undoes the build."""
-    loaded, before = self._pending
-    variables = self._state_variables()
-    now = variables.snapshot()
-    fresh = now._replace(scalars=now.scalars | before.scalars, weights=before.weights)
-    restored, problems = self._merged(fresh, loaded)
+    restored, problems = self._merged(self._pending.loaded)
     try:
       self._say_mismatches(problems)
     except ValueError:
@@ -116,24 +117,53 @@ class StoredOptimizer(keras.optimizers.Optimizer):
         self._untrack_variable(variable)
       self.built = False
       raise
-    if restored is not fresh:  # What was set since it was loaded stays.
-      in_use = {name: now.scalars[name] for name in before.scalars}
+    variables = self._state_variables()
+    now = variables.snapshot()
+    if restored is None:
+      restored = self._undone(now)
+    else:  # What was set since it was loaded stays.
+      names = now.scalars.keys() & self._pending.before.scalars.keys()
+      in_use = {name: now.scalars[name] for name in names}
       restored = restored._replace(scalars=restored.scalars | in_use)
     self._pending = None
     variables.assign(restored)
     self._known_skips = self.skipped_steps
 
-  def _merged(self, fresh: SavedState, loaded: SavedState):
-    """Returns `fresh` with all of `loaded` that fits, and sentences on the rest."""
-    # Keras begins a moving average in the first step, which a restored run is past.
-    begun = fresh._replace(slots=fresh.slots | self._begun_averages())
+  def _undone(self, now: SavedState) -> SavedState:
+    """Returns `now` without what the waiting state brought, where it still stands."""
+    loaded, before = self._pending
+    scalars = {
+      name: value
+      for name, value in before.scalars.items()
+      if name in now.scalars and now.scalars[name] == loaded.scalars.get(name)
+    }
+    return now._replace(scalars=now.scalars | scalars, weights=before.weights)
+
+  def _merged(self, loaded: SavedState) -> tuple[SavedState | None, list[str]]:
+    """Returns a fresh state with all of `loaded` that fits, and what does not."""
     is_coordinatewise = self._optimizer.coupling == COORDINATE
-    restored, problems = transfer.merged(begun, loaded, is_coordinatewise)
-    return fresh if restored is begun else restored, problems
+    return transfer.merged(self._fresh(), loaded, is_coordinatewise)
+
+  def _fresh(self) -> SavedState:
+    """Returns the state as it is before the first step."""
+    now = self._state_variables().snapshot()
+    if not self.built:
+      return now
+    blocks = [[np.array(x) for x in block] for block in self._blocks.initial_states()]
+    zeros = lambda arrays: [None if x is None else np.zeros_like(x) for x in arrays]
+    slots = {name: zeros(arrays) for name, arrays in now.slots.items()}
+    return now._replace(
+      scalars=now.scalars | {"skipped_steps": np.zeros_like(self._skipped)},
+      slots=slots | self._begun_averages(),
+      state=self._blocks.joined(blocks),
+    )
 
   def _begun_averages(self) -> dict[str, list[np.ndarray | None]]:
-    """The moving averages at the variables' values, where they have any yet."""
-    if not (self.built and self.use_ema):
+    """The moving averages at the variables' values, where they have any yet.
+
+    Keras begins them in the first step, which a restored run is past.
+    """
+    if not self.use_ema:
       return {}
     pairs = zip(self._model_variables_moving_average, self._trainable_variables)
     source = lambda average, v: v if tf_variable(v).is_initialized() else average
@@ -144,10 +174,21 @@ class StoredOptimizer(keras.optimizers.Optimizer):
       strict = self._mismatched_state == "raise"
       remedy = _LENIENT if strict else _STRICT
       found = "; ".join(problems)
-      message = f"{self.name!r} did not restore all of its state: {found}. {remedy}"
+      message = (
+        f"The saved state of {self.name!r} does not fit: {found}. The model's own"
+        f" weights are not concerned. {remedy}"
+      )
       if strict:
         raise ValueError(message)
       warnings.warn(message, stacklevel=3)
+
+
+def _config(optimizer: Optimizer) -> dict[str, Any] | None:
+  """Returns the constructor's arguments in JSON, if they can be exported."""
+  try:
+    return registry.describe(optimizer)["config"]
+  except ExportError:
+    return None
 
 
 def tf_variable(variable: Any) -> tf.Variable:

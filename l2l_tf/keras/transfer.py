@@ -2,43 +2,47 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from l2l_tf.keras.saved_state import SavedState, VariableSpec
 
 _OTHER_OPTIONS = "its optimizer has other layers or options"
+_FREE = {"seed", "initializer", "dtype"}  # arguments that may differ
 
 
 def match(own: Sequence[VariableSpec], saved: Sequence[VariableSpec]) -> dict[int, int]:
-  """Finds which saved variable each own one is.
+  """Finds which saved variable each own one is, by path and shape.
 
-  All of them by position where the shapes agree, as Keras matches an optimizer's
-  variables. Otherwise, where layers were frozen, thawed or replaced, by path and
-  shape; and as Keras numbers the names of layers and models anew within a process, by
-  order among those whose paths differ in these numbers alone, if they are as many.
+  Keras numbers the names of layers and models anew within a process, so variables
+  whose shapes agree, and whose paths differ in these numbers alone, form a group: if it
+  has as many own as saved members they are paired in order, otherwise, after one of
+  equal layers was frozen or replaced, by the exact path. Files of version 0.1.0 name no
+  paths; their variables are paired by position if all shapes agree.
 
   Returns:
     The position in `saved` by that in `own`.
   """
-  if [v.shape for v in own] == [v.shape for v in saved]:
-    return {i: i for i in range(len(own))}
+  if not all(v.path for v in saved):
+    is_same = [v.shape for v in own] == [v.shape for v in saved]
+    return {i: i for i in range(len(own))} if is_same else {}
   found: dict[int, int] = {}
-  for key in (lambda v: v, _without_numbers):
-    ours = _groups(own, key, taken=found.keys())
-    theirs = _groups(saved, key, taken=found.values())
-    for name, positions in ours.items():
-      if len(positions) == len(theirs.get(name, [])):
-        found |= dict(zip(positions, theirs[name]))
+  theirs = _groups(saved)
+  for key, ours in _groups(own).items():
+    others = theirs.get(key, [])
+    if len(ours) == len(others):
+      found |= dict(zip(ours, others))
+    else:
+      mine, exact = ({v[k]: k for k in ks} for v, ks in ((own, ours), (saved, others)))
+      found |= {i: exact[v] for v, i in mine.items() if v in exact}
   return found
 
 
-def _groups(variables, key, taken) -> dict[Hashable, list[int]]:
-  taken, groups = set(taken), defaultdict(list)
+def _groups(variables: Sequence[VariableSpec]) -> dict[VariableSpec, list[int]]:
+  groups = defaultdict(list)
   for i, variable in enumerate(variables):
-    if variable.path and i not in taken:
-      groups[key(variable)].append(i)
+    groups[_without_numbers(variable)].append(i)
   return groups
 
 
@@ -50,45 +54,53 @@ def _without_numbers(variable: VariableSpec) -> VariableSpec:
 
 
 def merged(
-  own: SavedState, saved: SavedState, is_coordinatewise: bool
-) -> tuple[SavedState, list[str]]:
+  fresh: SavedState, saved: SavedState, is_coordinatewise: bool
+) -> tuple[SavedState | None, list[str]]:
   """Takes over what fits.
 
   Args:
-    own: the state of an optimizer that was just built.
+    fresh: the state of an optimizer that was just built.
     saved: another one's.
     is_coordinatewise: whether every coordinate's state can be moved by itself.
 
   Returns:
-    `own` with all of `saved` that fits, and sentences on what does not. Where nothing
-    fits, it is `own` itself.
+    `fresh` with all of `saved` that fits, or None where nothing does; and sentences on
+    what does not.
   """
-  reason = _other_optimizer(own, saved)
+  reason = _other_optimizer(fresh, saved, is_coordinatewise)
   if reason:
-    return own, [f"nothing was restored, as {reason}"]
-  scalars = {k: saved.scalars.get(k, x) for k, x in own.scalars.items()}
-  weights = [y.astype(x.dtype) for x, y in zip(own.weights, saved.weights)]
-  begun = own._replace(scalars=scalars, weights=weights)
-  if not (own.variables and saved.variables):  # Before the first step of one of them.
+    return None, [f"nothing was restored, as {reason}"]
+  scalars = {k: saved.scalars.get(k, x) for k, x in fresh.scalars.items()}
+  weights = [y.astype(x.dtype) for x, y in zip(fresh.weights, saved.weights)]
+  begun = fresh._replace(scalars=scalars, weights=weights)
+  if not (fresh.variables and saved.variables):  # Before the first step of one of them.
     return begun, []
-  pairs = match(own.variables, saved.variables)
-  difference = _difference(own, saved, pairs)
-  reason = _whole_is_unfit(own, saved, difference, is_coordinatewise)
+  pairs = match(fresh.variables, saved.variables)
+  difference = _difference(fresh, saved, pairs)
+  reason = _whole_is_unfit(fresh, saved, difference, is_coordinatewise)
   if reason or not pairs:
-    return own, [f"nothing was restored, as {reason or difference}"]
-  slots, lost = _merged_slots(own, saved, pairs)
+    return None, [f"nothing was restored, as {reason or difference}"]
+  slots, lost = _merged_slots(fresh, saved, pairs)
   state = [
-    _merged_leaf(x, y, own.variables, saved.variables, pairs, is_coordinatewise)
-    for x, y in zip(own.state, saved.state)
+    _merged_leaf(x, y, fresh.variables, saved.variables, pairs, is_coordinatewise)
+    for x, y in zip(fresh.state, saved.state)
   ]
   problems = [difference] if difference else []
   return begun._replace(slots=slots, state=state), problems + lost
 
 
-def _other_optimizer(own: SavedState, saved: SavedState) -> str | None:
+def _other_optimizer(own, saved, is_coordinatewise) -> str | None:
   """Says in what the optimizers differ, if in their kind or their weights."""
   if saved.kind not in (None, own.kind):
     return f"it is the state of {saved.kind}, and this is {own.kind}"
+  if is_coordinatewise and own.weights and own.config and saved.config:
+    # phi belongs to the arguments that it was trained with.
+    for name in sorted((own.config.keys() | saved.config.keys()) - _FREE):
+      there, here = saved.config.get(name), own.config.get(name)
+      if there != here:
+        return (
+          f"its optimizer has {name}={there!r:.60}, and this one {name}={here!r:.60}"
+        )
   if _shapes(own.weights) != _shapes(saved.weights):
     return _OTHER_OPTIONS
   return None
@@ -117,7 +129,7 @@ def _difference(own: SavedState, saved: SavedState, pairs: Mapping[int, int]) ->
   if fresh:
     sentences.append(f"there is no saved state for {_names(fresh)}")
   if dropped:
-    sentences.append(f"this model does not train {_names(dropped)}")
+    sentences.append(f"this model does not train {_names(dropped)}, which was saved")
   return ", and ".join(sentences)
 
 

@@ -6,6 +6,7 @@ seed decides which of them a mini-batch holds.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -52,7 +53,8 @@ class Examples:
     return self._take(tf.range(start, tf.minimum(start + num, self.size)))
 
   def _take(self, indices):
-    tensors = tf.nest.map_structure(lambda t: tf.gather(t, indices), self.tensors)
+    take = lambda t: None if t is None else tf.gather(t, indices)
+    tensors = tf.nest.map_structure(take, self.tensors)
     return keras.utils.unpack_x_y_sample_weight(tensors)
 
 
@@ -107,14 +109,15 @@ def _batches(source: Any, kind: str, too_many: str) -> Iterable[Any]:
     )
   if getattr(source, "__getitem__", None) is not None:
     return (source[i] for i in range(length))
-  return source
+  return itertools.islice(source, length)
 
 
 def _concatenate(batches: list[Any], kind: str) -> Any:
   try:
-    return tf.nest.map_structure(lambda *t: tf.concat(t, axis=0), *batches)
+    join = lambda *t: None if t[0] is None else tf.concat(t, axis=0)
+    return tf.nest.map_structure(join, *batches)
   except (tf.errors.InvalidArgumentError, TypeError, ValueError):
-    flat = [tf.nest.flatten(batch) for batch in batches]
+    flat = [[t for t in tf.nest.flatten(b) if t is not None] for b in batches]
     shapes = sorted({str(t.shape[1:]) for tensors in flat for t in tensors})
     types = sorted({str([t.dtype.name for t in tensors]) for tensors in flat})
     differ = f"in the shapes of their examples, {', '.join(shapes)}; pad"
@@ -128,17 +131,17 @@ def _concatenate(batches: list[Any], kind: str) -> Any:
 def _as_tensors(data: Any) -> tuple[Any, ...]:
   """Returns x, y, ... as nests of tensors."""
   parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
-  parts = tuple(part for part in parts if part is not None)
-  if not 1 <= len(parts) <= 3:
+  if not 1 <= len(parts) <= 3 or parts[0] is None:
     raise ValueError(
       f"The data came in {len(parts)} parts; give (x, y) or (x, y, sample_weight)."
     )
-  return tf.nest.map_structure(tf.convert_to_tensor, parts)
+  to_tensor = lambda x: None if x is None else tf.convert_to_tensor(x)
+  return tf.nest.map_structure(to_tensor, parts)  # None: no targets, or no weights
 
 
 def _count(tensors: Any) -> int:
   """Returns the number of examples, which all tensors must agree on."""
-  shapes = [t.shape for t in tf.nest.flatten(tensors)]
+  shapes = [t.shape for t in tf.nest.flatten(tensors) if t is not None]
   sizes = {shape[0] if shape.rank else None for shape in shapes}
   if len(sizes) != 1 or not all(sizes):
     different = list(dict.fromkeys(map(str, shapes)))
