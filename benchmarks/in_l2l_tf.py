@@ -56,7 +56,7 @@ class Epochs:
     trainer, length = self._make_trainer(), self._case.unroll_length
     seed = seeds.make(_SEED, seeds.TRAINING, 0)  # the trainer's first task
     task, carry = unroll.start(trainer.problem, trainer.optimizer, seed)
-    window = TruncatedBPTT()(
+    window, _ = TruncatedBPTT()(
       trainer.problem,
       trainer.optimizer,
       task,
