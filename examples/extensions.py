@@ -71,7 +71,8 @@ class OneSample(l2l_tf.MetaGradient):
       phi = [w + scale * n for w, n in zip(optimizer.phi, noise)]
       see = lambda c, updates: (unroll.meta_loss(problem, task, c), observe(c, updates))
       moved = optimizer.with_phi(phi)
-      end, (losses, seen) = unroll.unroll(problem, moved, task, carry, length, see)
+      begun = unroll.with_learned_start(problem, moved, task, carry)
+      end, (losses, seen) = unroll.unroll(problem, moved, task, begun, length, see)
       return objective.of_window(losses), end, seen
 
     slope = (run(self.stddev)[0] - run(-self.stddev)[0]) / (2 * self.stddev)

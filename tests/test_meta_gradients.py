@@ -212,9 +212,11 @@ def test_recorded_gradients_are_not_used_where_updates_are_projected():
   arguments = problem, optimizer, task, carry, LENGTH, _no_observation
   expected = naive(problem, optimizer, LENGTH, stop_gradient=True).sum(axis=0)
   given = flat(TruncatedBPTT()(*arguments)[0].meta_gradient)
-  recorded = flat(RecordedBPTT()(*arguments)[0].meta_gradient)
+  with pytest.raises(
+    ValueError, match=r"RecordedBPTT is not exact for .*TruncatedBPTT"
+  ):
+    RecordedBPTT()(*arguments)
   np.testing.assert_allclose(given, expected, rtol=1e-8, atol=1e-12)
-  assert np.linalg.norm(recorded - expected) > 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -577,3 +579,46 @@ def test_an_estimate_s_mean_is_the_meta_gradient():
   expected, error = flat(exact.meta_gradient), np.std(draws, axis=0) / len(draws) ** 0.5
   distance = np.abs(np.mean(draws, axis=0) - expected)
   assert np.mean(distance < 3 * error + 1e-4) > 0.98
+
+
+def test_a_skipped_window_leaves_the_estimator_s_state():
+  class Broken(Quadratic):
+    def __call__(self, params, constants, seed):
+      return super().__call__(params, constants, seed) * float("nan")
+
+  trainer = MetaTrainer(
+    Broken(2, 3), lstm32(), SGD(0.01), Counting(), num_steps=4, unroll_length=2
+  )
+  assert trainer.train_episode(0)["skipped"].all()
+  assert [int(v) for v in trainer.estimator_state_variables] == [0]
+
+
+def test_an_estimator_is_initialised_for_the_problem_that_it_is_called_with():
+  seen = []
+
+  class Watching(Counting):
+    def init(self, problem, optimizer, seed):
+      seen.append(len(unroll_start(problem, optimizer)[1].params[0].shape))
+      return super().init(problem, optimizer, seed)
+
+    def __call__(self, problem, optimizer, task, carry, *args):
+      seen.append(len(carry.params[0].shape))
+      return super().__call__(problem, optimizer, task, carry, *args)
+
+  unroll_start = lambda problem, optimizer: start(problem, optimizer, SEED)
+  for size in (1, 3):
+    flags = {"num_steps": 2, "unroll_length": 2, "meta_batch_size": size}
+    MetaTrainer(
+      Quadratic(2, 3), lstm32(), SGD(0.01), Watching(), **flags
+    ).train_episode(0)
+    assert len(set(seen)) == 1
+    seen.clear()
+
+
+def test_a_meta_loss_that_is_no_scalar_is_refused():
+  class Vector(Quadratic):
+    def meta_loss(self, params, constants, seed):
+      return params[0][:, 0]
+
+  with pytest.raises(ValueError, match=r"Vector returned a meta-loss of shape \(2,\)"):
+    window(Vector(2, 3), lstm32(), TruncatedBPTT(), 2)

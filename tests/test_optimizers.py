@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from l2l_tf import optimizers
-from l2l_tf.meta import unroll
+from l2l_tf.meta import execution, unroll
 from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT
 from l2l_tf.optimizers import (
   ALL,
@@ -382,3 +382,51 @@ def test_a_preprocess_can_declare_itself_elementwise():
   halved.is_elementwise = True
   assert CoordinatewiseLSTM((2,), halved).coupling == COORDINATE
   assert KernelwiseLSTM((3, 2), (2,), halved).coupling == TENSOR
+
+
+class Weighted(tf.Module):
+  """A preprocess with a weight of its own."""
+
+  is_elementwise = True
+
+  def __init__(self):
+    super().__init__()
+    self.factor = tf.Variable(0.5)
+
+  def __call__(self, grads):
+    return (self.factor * grads)[..., tf.newaxis]
+
+
+def test_a_preprocess_with_weights_is_meta_trained_too():
+  optimizer = CoordinatewiseLSTM((2,), Weighted(), output_scale=0.1)
+  problem, params = Bowl([(2, 2)], tf.float32), [tf.zeros([2, 2])]
+  assert len(optimizer.phi) == 6
+  ways = RecordedBPTT(), TapedBPTT()
+  task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
+  observe = lambda *_: ()
+  a, b = (w(problem, optimizer, task, carry, 3, observe)[0].meta_gradient for w in ways)
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7)
+    assert np.any(x)
+  zeros = optimizer.with_phi([tf.zeros_like(v) for v in optimizer.phi])
+  state = optimizer.initial_state(params)
+  grads = [tf.ones([2, 2])]
+  changed = [tf.zeros([]) if v.shape == () else v for v in optimizer.phi]
+  silent = optimizer.with_phi(changed)
+  assert not np.any(zeros(grads, state)[0][0])
+  nothing = optimizer([tf.zeros([2, 2])], state)[0][0]
+  np.testing.assert_array_equal(silent(grads, state)[0][0], nothing)
+
+
+def test_a_rule_of_version_0_1_0_is_not_compiled():
+  class Old(SGD):
+    is_coordinatewise = True
+
+  class New(SGD):
+    jit_compile = False
+
+  assert [execution.compiles(make(0.1)) for make in (SGD, Old, New)] == [
+    True,
+    False,
+    False,
+  ]

@@ -46,13 +46,9 @@ class Blocks:
     self._advance = tf.function(
       self._advance_block, jit_compile=execution.compiles(optimizer), autograph=False
     )
-    state = self._states_of(self._running.initial_state(self._zeros()))[0]
+    block = self._layout.split(self._zeros())[:1] if self._is_cut else self._zeros()
+    state = optimizer.initial_state(block)
     self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, state)
-
-  @property
-  def num_leaves(self) -> int:
-    """Tensors in the state of one block."""
-    return len(tf.nest.flatten(self._state_spec))
 
   def initial_states(self) -> list[list[tf.Tensor]]:
     """Returns each block's initial state, flat, in the types in which it is kept.

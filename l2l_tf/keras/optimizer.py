@@ -51,6 +51,9 @@ class LearnedOptimizer(StoredOptimizer):
   take 2 * 2 * 20 floats, 320 bytes a parameter, where Adam takes 8. On top, a step
   needs copies of the gradients and what one block needs.
 
+  A learned start (`Optimizer.initial_params`) is not used: the model starts where its
+  initializers, or loaded weights, have put it.
+
   A variable without a gradient stays where it is, and so does its state; but an
   optimizer that is not coordinate-wise reads a zero there.
 
@@ -187,7 +190,7 @@ class LearnedOptimizer(StoredOptimizer):
       trainable_variables: Keras's or TensorFlow's variables, by default those that it
         was built for. The gradients of one that is listed more than once are summed.
       loss: scalar, in a loop of one's own, for an optimizer that reads it; `fit` hands
-        it on by itself.
+        it on by itself. With `gradient_accumulation_steps` it is the last batch's.
 
     Raises:
       ValueError: if a gradient does not have its variable's shape, or the optimizer
@@ -198,7 +201,9 @@ class LearnedOptimizer(StoredOptimizer):
         grads, trainable_variables, self._var_key
       )
     self._loss = self._loss if loss is None else loss
-    if LOSS in self._optimizer.reads and self._loss is None:
+    # What an optimizer reads that does not say so is not known; it is given None.
+    is_declared = self._optimizer.reads is not Optimizer.reads
+    if is_declared and LOSS in self._optimizer.reads and self._loss is None:
       raise ValueError(
         f"{type(self._optimizer).__name__} reads the loss, and was not given it; pass"
         " apply(grads, variables, loss=loss) in a loop of your own. Under mixed_float16"
@@ -249,17 +254,17 @@ class LearnedOptimizer(StoredOptimizer):
     """Leaves it to `_move`, which knows whether the gradients are finite."""
 
   def _backend_update_step(self, grads, trainable_variables, learning_rate):
-    if LOSS not in self._optimizer.reads:
+    if LOSS not in self._optimizer.reads or self._loss is None:
       loss = None
     elif context := tf.distribute.get_replica_context():
       # Summed as gradients are: each replica's loss is divided by their number.
       loss = context.all_reduce(tf.distribute.ReduceOp.SUM, self._loss)
     else:
       loss = tf.convert_to_tensor(self._loss)
-    learning_rate = learning_rate, loss  # what Keras passes on unseen
-    super()._backend_update_step(grads, trainable_variables, learning_rate)
+    # Keras passes its last argument on as it is.
+    super()._backend_update_step(grads, trainable_variables, (learning_rate, loss))
 
-  def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+  def _distributed_tf_update_step(self, distribution, grads_and_vars, rate_and_loss):
     # Keras calls `update_step` for each variable. Here one call moves all of them,
     # on each device that holds the first, with that device's copies.
     grads, variables = zip(*grads_and_vars)
@@ -272,7 +277,7 @@ class LearnedOptimizer(StoredOptimizer):
         dict(zip(indices, grads)),
         tf.nest.map_structure(lambda v: v.value, self._states),
         self._skipped.value,
-        *learning_rate,
+        *rate_and_loss,
       ),
       group=False,
     )

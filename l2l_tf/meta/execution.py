@@ -1,7 +1,8 @@
-"""How a thing is run, from its traits and sizes and the machine: decided here alone.
+"""How meta-training is run, given traits, sizes and the machine.
 
-Whatever is decided changes results by rounding at most: which tasks share a call,
-which parts run side by side, how coordinates are cut into blocks, what XLA compiles.
+Decided here alone: which tasks share a call, which parts run side by side, how
+coordinates are cut into blocks, what XLA compiles. It changes results by rounding at
+most.
 """
 
 from collections.abc import Callable
@@ -32,9 +33,10 @@ def compiles(optimizer: Optimizer) -> bool:
   """Whether XLA can compile the optimizer's step.
 
   One that says how its coordinates are coupled consists of operations on tensors; one
-  that does not may hold anything.
+  that does not may hold anything. `jit_compile = False` of a class of one's own, the
+  default of version 0.1.0, says that XLA cannot.
   """
-  return optimizer.coupling != ALL
+  return optimizer.coupling != ALL and getattr(optimizer, "jit_compile", True)
 
 
 def compiles_loop(problem: Problem, optimizer: Optimizer) -> bool:
@@ -121,8 +123,17 @@ def _part(problem, task, params, part) -> Group:
 
 
 def side_by_side(run: Callable, calls: list[tuple]) -> list:
-  """Returns what `run` gives for each of the argument tuples, each on its own cores."""
+  """Returns what `run` gives for each of the argument tuples, as many at once as fit.
+
+  With fewer calls than cores each has its share of them; further calls wait for one
+  that is done, so that no more are under way than there are cores.
+  """
   if len(calls) > 1:  # Those of one size share what is traced and compiled.
     run = tf.function(run, autograph=False)
-  with cores.shared_by(len(calls)):
-    return [run(*call) for call in calls]
+  lanes, results = max(1, min(len(calls), cores.num_shards())), []
+  with cores.shared_by(lanes):
+    for i, call in enumerate(calls):
+      before = tf.nest.flatten(results[i - lanes]) if i >= lanes else []
+      with tf.control_dependencies([x for x in before if tf.is_tensor(x)]):
+        results.append(run(*call))
+  return results

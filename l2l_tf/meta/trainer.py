@@ -15,7 +15,7 @@ from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT, Window
 from l2l_tf.meta.objective import MetaObjective, all_ones
 from l2l_tf.optimizers import Adam, Optimizer
-from l2l_tf.problems import Problem
+from l2l_tf.problems import Problem, TaskBatch
 
 
 class MetaTrainer(tf.Module):
@@ -152,11 +152,13 @@ class MetaTrainer(tf.Module):
   def _initial_estimator_states(self) -> list[Any]:
     """Returns the meta-gradient's state for every group of tasks."""
     seed = seeds.make(self.seed, seeds.ESTIMATION)
-    init = lambda key: self.meta_gradient.init(self.problem, self.optimizer, key)
-    is_one_group = self._meta_batch_size == 1 or execution.stacks(self.optimizer)
-    if is_one_group:
-      return [init(seed)]
-    return [init(key) for key in seeds.split(seed, self._meta_batch_size)]
+    size, problem = self._meta_batch_size, self.problem
+    init = lambda problem, key: self.meta_gradient.init(problem, self.optimizer, key)
+    if size == 1:
+      return [init(problem, seed)]
+    if execution.stacks(self.optimizer):
+      return [init(TaskBatch(problem, size), seed)]
+    return [init(problem, key) for key in seeds.split(seed, size)]
 
   def _estimation_seed(self, episode):
     return seeds.make(self.seed, seeds.ESTIMATION, episode)
@@ -194,10 +196,13 @@ class MetaTrainer(tf.Module):
     def body(i, carries, meta_state, states, records):
       window_seed = seeds.fold_in(seed, i)
       first_losses = [c.loss for c in carries]
-      window, carries, states = self._windows(
+      window, carries, next_states = self._windows(
         groups, optimizer, carries, states, window_seed, length, _observe
       )
       values, meta_state = self._learn(window, first_losses, carries, meta_state)
+      _, _, skipped, *_ = values  # A window that is skipped leaves no trace.
+      keep = lambda old, new: tf.where(skipped, old, new)
+      states = tf.nest.map_structure(keep, states, next_states)
       records = [r.write(i, x) for r, x in zip(records, values)]
       return i + 1, carries, meta_state, states, records
 
@@ -276,7 +281,8 @@ class MetaTrainer(tf.Module):
 
 def _objective(objective, meta_gradient, relative, clip_norm) -> MetaObjective:
   """Returns the meta-objective, however the trainer was told of it."""
-  weights = getattr(meta_gradient, "weights", all_ones)
+  is_plain = isinstance(meta_gradient, TruncatedBPTT)
+  weights = meta_gradient.weights if is_plain else all_ones
   if objective is None:
     return MetaObjective(weights, relative, clip_norm)
   if relative or clip_norm != float("inf") or weights is not all_ones:

@@ -76,7 +76,10 @@ def meta_loss(problem: Problem, task: Task, carry: Carry) -> tf.Tensor:
   """Returns what meta-training minimizes at theta_t, on the step's mini-batch."""
   if not problem.has_meta_loss:
     return carry.loss  # which the step has evaluated already
-  return problem.meta_loss(carry.params, task.constants, step_seed(task, carry.step))
+  seed = step_seed(task, carry.step)
+  loss = problem.meta_loss(carry.params, task.constants, seed)
+  _check_loss(problem, loss, "meta-loss")
+  return loss
 
 
 def draw(problem: Problem, seed: tf.Tensor) -> tuple[Task, list[tf.Tensor]]:
@@ -105,13 +108,20 @@ def begin(
 
 
 def with_learned_start(
-  problem: Problem, optimizer: Optimizer, task: Task, carry: Carry, evaluate
+  problem: Problem,
+  optimizer: Optimizer,
+  task: Task,
+  carry: Carry,
+  evaluate=first_order,
 ) -> Carry:
-  """Returns the carry as it was begun, so that a tape sees how phi made the start.
+  """Returns the carry as this optimizer's phi begins it, if it is at the start.
 
-  An episode begins outside the tape of its first window. Where the carry is further on
-  than the start, it is returned as it is.
+  An episode begins before the first call of a meta-gradient, which calls this so that
+  a tape sees how phi made the start, or so that a perturbed phi makes its own. A carry
+  that is further on, or of an optimizer without a learned start, is returned as it is.
   """
+  if not optimizer.learns_start:
+    return carry
   begun = lambda: begin(problem, optimizer, task, carry.drawn, evaluate)
   return tf.cond(tf.equal(carry.step, 0), begun, lambda: carry)
 
@@ -217,12 +227,12 @@ def _evaluate(problem, params, constants, seed):
     return loss, [tf.convert_to_tensor(g) for g in grads]  # IndexedSlices too
 
 
-def _check_loss(problem: Problem, loss: Any) -> None:
+def _check_loss(problem: Problem, loss: Any, name: str = "loss") -> None:
   is_tensor = tf.is_tensor(loss)
   if not is_tensor or loss.shape.rank not in (0, None):
     came = f"of shape {loss.shape}" if is_tensor else repr(loss)
     raise ValueError(
-      f"{type(problem).__name__} returned a loss {came}; it must return a scalar"
+      f"{type(problem).__name__} returned a {name} {came}; it must return a scalar"
       " tensor, so reduce it, e.g. with tf.reduce_mean."
     )
 

@@ -7,6 +7,7 @@ optimizers share this interface, and therefore every loop that runs one.
 import abc
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ class Optimizer(snt.Module, abc.ABC):
 
   # What the update of one coordinate may depend on. COORDINATE lets the coordinates of
   # many tensors, and of many tasks, share one call; tensors of the state that are not
-  # scalars then have the coordinates along their last axis.
+  # scalars then have the coordinates along their last axis. COORDINATE and TENSOR also
+  # promise operations that XLA can compile; `jit_compile = False` takes that back.
   coupling: Coupling = ALL
 
   # What the updates are computed from. An optimizer that reads gradients alone needs
@@ -40,6 +42,7 @@ class Optimizer(snt.Module, abc.ABC):
     # How version 0.1.0 said it.
     if isinstance(cls.__dict__.get("is_coordinatewise"), bool):
       cls.coupling = COORDINATE if cls.is_coordinatewise else ALL
+      cls.jit_compile = cls.__dict__.get("jit_compile", False)
     if isinstance(cls.__dict__.get("reads_gradients_alone"), bool):
       cls.reads = {GRADIENTS} if cls.reads_gradients_alone else set(Reads)
     if not isinstance(cls.__dict__.get("reads", cls.reads), property):
@@ -78,7 +81,8 @@ class Optimizer(snt.Module, abc.ABC):
       ValueError: if the number of tensors or a shape differs.
     """
     _check_phi(self, phi)
-    return _rebuilt(self, {v.ref(): x for v, x in zip(self.phi, phi)})
+    # A tensor that stands for two weights is two tensors, which can be told apart.
+    return _rebuilt(self, {v.ref(): tf.identity(x) for v, x in zip(self.phi, phi)})
 
   def initial_params(self, params: list[tf.Tensor]) -> list[tf.Tensor]:
     """Returns where to start, given a problem's initial parameters; those by default.
@@ -89,7 +93,10 @@ class Optimizer(snt.Module, abc.ABC):
 
   @property
   def learns_start(self) -> bool:
-    """Whether `initial_params` or `initial_state` may depend on phi."""
+    """Whether `initial_params` may depend on phi.
+
+    An optimizer whose `initial_state` does says so by a property of its own.
+    """
     return type(self).initial_params is not Optimizer.initial_params
 
   @abc.abstractmethod
@@ -121,7 +128,7 @@ class Optimizer(snt.Module, abc.ABC):
     """
 
   def record(self, grads: list[tf.Tensor]) -> Any:
-    """Returns of `grads` what `sequence_gradient` needs, a nest of tensors.
+    """Returns what `sequence_gradient` needs of a step's gradients, a nest of tensors.
 
     Those of an optimizer whose coupling is COORDINATE have the coordinates along their
     last axis if it is given one vector.
@@ -137,7 +144,7 @@ class Optimizer(snt.Module, abc.ABC):
     meta-loss only through the later parameters: dL/du_t = sum_{k > t} w_k g_k.
 
     Args:
-      recorded: of g_0, ..., g_T, what `record` returns; each [T + 1, ...].
+      recorded: what `record` returned for g_0, ..., g_T, stacked; each [T + 1, ...].
       state: before the optimizer read g_0.
       loss_weights: w_1, ..., w_T of the meta-loss sum_t w_t f(theta_t); [T].
 
@@ -208,7 +215,13 @@ def _rebuilt(value: Any, phi: Mapping[Any, tf.Tensor]) -> Any:
   if isinstance(value, dict):
     items = {k: _rebuilt(v, phi) for k, v in value.items()}
     return items if any(items[k] is not v for k, v in value.items()) else value
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    items = {name: _rebuilt(v, phi) for name, v in fields.items()}
+    changed = {name: v for name, v in items.items() if v is not fields[name]}
+    return dataclasses.replace(value, **changed) if changed else value
   if isinstance(value, (list, tuple)):
+    value = getattr(value, "__wrapped__", value)  # as TensorFlow tracks it
     items = [_rebuilt(v, phi) for v in value]
     if all(x is y for x, y in zip(items, value)):
       return value

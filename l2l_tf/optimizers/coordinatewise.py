@@ -100,11 +100,18 @@ class ColumnwiseLSTM(base.Optimizer):
       updates = self._from_columns(self._output_scale * outputs, grads)
       return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_state
 
+  @property
+  def _has_pass(self) -> bool:
+    """Whether the pass over recorded gradients gives the gradient of all of phi."""
+    # A preprocess may have weights of its own, which that pass does not know.
+    num_weights = len(tf.nest.flatten(self._network.weights))
+    return self._is_elementwise and len(self.phi) == num_weights
+
   def record(self, grads):
-    return self._columns(grads) if self._is_elementwise else grads
+    return self._columns(grads) if self._has_pass else grads
 
   def sequence_gradient(self, recorded, state, loss_weights):
-    if not self._is_elementwise:
+    if not self._has_pass:
       return super().sequence_gradient(recorded, state, loss_weights)
     gradient = backprop.gradient(
       self._network.weights,

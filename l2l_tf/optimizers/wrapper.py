@@ -6,7 +6,7 @@ from l2l_tf.optimizers import base
 
 
 class Wrapper(base.Optimizer):
-  """Has everything of the wrapped optimizer, unless a subclass says otherwise."""
+  """Behaves as the wrapped optimizer does, except where a subclass differs."""
 
   def __init__(self, optimizer: base.Optimizer):
     super().__init__()

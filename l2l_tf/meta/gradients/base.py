@@ -53,7 +53,13 @@ class MetaGradient(abc.ABC):
     return optimizer
 
   def init(self, problem: Problem, optimizer: Optimizer, seed: tf.Tensor) -> Any:
-    """Returns the state before the first window, a nest of tensors; () by default."""
+    """Returns the state before the first window, a nest of tensors; () by default.
+
+    Args:
+      problem: as calls will get it: a `TaskBatch` where several tasks share one call.
+      optimizer: that is meta-trained.
+      seed: names whatever is drawn.
+    """
     del problem, optimizer, seed
     return ()
 
@@ -75,7 +81,7 @@ class MetaGradient(abc.ABC):
     Args:
       problem: the optimizee.
       optimizer: whose phi to differentiate with respect to; `optimizer.with_phi` runs
-        it with other weights.
+        it with other weights, for which `unroll.with_learned_start` begins the carry.
       task: drawn from the problem.
       carry: where the window starts.
       length: steps of the window.

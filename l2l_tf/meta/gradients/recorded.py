@@ -50,6 +50,14 @@ class RecordedBPTT(MetaGradient):
     state=(),
     seed=None,
   ):
+    if not self.serves(problem, optimizer):
+      raise ValueError(
+        f"RecordedBPTT is not exact for {type(optimizer).__name__} on"
+        f" {type(problem).__name__}: it serves optimizers that read gradients alone and"
+        " learn no start, on problems without constraints or a meta-loss of their own;"
+        " give TruncatedBPTT(), which takes a tape where one is needed."
+      )
+
     def run(task, carry, length):
       return unroll_lib.unroll(
         problem,

@@ -48,10 +48,9 @@ class TapedBPTT(MetaGradient):
     phi = list(optimizer.phi)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
-      if optimizer.learns_start:
-        carry = unroll_lib.with_learned_start(
-          problem, optimizer, task, carry, self.evaluate
-        )
+      carry = unroll_lib.with_learned_start(
+        problem, optimizer, task, carry, self.evaluate
+      )
       carry, (losses, observed) = self.unroll(
         problem,
         optimizer,
