@@ -64,11 +64,11 @@ class OneSample(l2l_tf.MetaGradient):
   def __call__(
     self, problem, optimizer, task, carry, length, observe, objective, state, seed
   ):
-    keys = seeds.split(seed, len(optimizer.phi))
-    noise = [seeds.normal(w.shape, k) for w, k in zip(optimizer.phi, keys)]
+    keys = seeds.split(seed, len(optimizer.get_phi()))
+    noise = [seeds.normal(w.shape, k) for w, k in zip(optimizer.get_phi(), keys)]
 
     def run(scale):
-      phi = [w + scale * n for w, n in zip(optimizer.phi, noise)]
+      phi = [w + scale * n for w, n in zip(optimizer.get_phi(), noise)]
       see = lambda c, updates: (unroll.meta_loss(problem, task, c), observe(c, updates))
       moved = optimizer.with_phi(phi)
       begun = unroll.with_learned_start(problem, moved, task, carry)

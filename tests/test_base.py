@@ -72,9 +72,14 @@ RIGHT = {
 }
 
 
+@pytest.fixture(scope="module")
+def expected():
+  """How a training goes on parameters that are tensors."""
+  return train(Own(RIGHT["tensors"]))
+
+
 @pytest.mark.parametrize("name", RIGHT)
-def test_lists_tuples_and_arrays_are_parameters(name):
-  expected = train(Own(RIGHT["tensors"]))
+def test_lists_tuples_and_arrays_are_parameters(name, expected):
   np.testing.assert_allclose(train(Own(RIGHT[name])), expected, rtol=1e-5)
   assert USES["batch"](Own(RIGHT[name])).shape == (3,)
   params, constants = base.draw(Own(RIGHT[name]), seeds.make(0))

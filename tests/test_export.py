@@ -21,6 +21,7 @@ from l2l_tf.optimizers import (
   SGD,
   Adagrad,
   Adam,
+  Blocked,
   CoordinatewiseLSTM,
   KernelwiseLSTM,
   Momentum,
@@ -57,6 +58,7 @@ EVERY = [
   lambda: RNNprop((2,), initializer="zeros", dtype="bfloat16"),
   lambda: KernelwiseLSTM((3, 2), (2,), "log_and_sign", 0.5, seed=1),
   lambda: CoordinatewiseLSTM((2,), Concat((LogAndSign(5.0), Clamp(scale=20.0)))),
+  lambda: Blocked(CoordinatewiseLSTM((2,), "log_and_sign", seed=3), 4),
   lambda: Partition(
     [
       (Where("ker*", 4, "kernel"), KernelwiseLSTM((3, 2), (2,), LogAndSign(3.0))),

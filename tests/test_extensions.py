@@ -70,10 +70,10 @@ def test_both_optimizers_fit_a_model(sequential, own):
 
 def test_meta_training_moves_all_that_is_learned(own):
   problem, optimizer = own["HeldOut"](), own["Gated"](((4, 1), (1,)))
-  before = [np.array(v) for v in optimizer.phi]
+  before = [np.array(v) for v in optimizer.get_phi()]
   trainer = l2l_tf.MetaTrainer(problem, optimizer, num_steps=6, unroll_length=3)
   list(trainer.train(3))
-  assert all(np.all(np.array(v) != b) for v, b in zip(optimizer.phi, before))
+  assert all(np.all(np.array(v) != b) for v, b in zip(optimizer.get_phi(), before))
   _, carry = unroll.start(problem, optimizer, seeds.make(0))
   np.testing.assert_array_equal(carry.params[0], optimizer.start[0])
 

@@ -345,7 +345,7 @@ def chosen(optimizer, meta_gradient, problem=None):
   problem = problem or quadratic()
   task, carry = unroll.start(problem, optimizer, SEED)
   window, _ = meta_gradient(problem, optimizer, task, carry, 2, lambda *_: ())
-  assert len(window.meta_gradient) == len(optimizer.phi)
+  assert len(window.meta_gradient) == len(optimizer.get_phi())
   return type(meta_gradient.method(problem, optimizer))
 
 

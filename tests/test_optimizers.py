@@ -304,18 +304,18 @@ def test_other_weights_are_an_argument(case):
   grads = normal(shapes)
   state = optimizer.initial_state(grads)
   before = [v.numpy() for v in optimizer.variables]
-  other = [v + 0.1 * tf.ones_like(v) for v in optimizer.phi]
+  other = [v + 0.1 * tf.ones_like(v) for v in optimizer.get_phi()]
   view = optimizer.with_phi(other)
   given = view(grads, state)
   for v, x in zip(optimizer.variables, before):
     np.testing.assert_array_equal(v, x)
-  for x, y in zip(view.phi, other, strict=True):
+  for x, y in zip(view.get_phi(), other, strict=True):
     np.testing.assert_array_equal(x, y)
   expected = optimizer(grads, state)
   if not before:
     assert_same(given, expected)
     return
-  for v, x in zip(optimizer.phi, other):
+  for v, x in zip(optimizer.get_phi(), other):
     v.assign(x)
   assert_same(given, optimizer(grads, state))
   for v, x in zip(optimizer.variables, before):
@@ -325,11 +325,11 @@ def test_other_weights_are_an_argument(case):
 
 def test_weights_are_differentiated_through_and_vectorised_over(case):
   optimizer, shapes = case
-  if not optimizer.phi:
+  if not optimizer.get_phi():
     return
   grads = normal(shapes)
   state = optimizer.initial_state(grads)
-  phi = [tf.convert_to_tensor(v) for v in optimizer.phi]
+  phi = [tf.convert_to_tensor(v) for v in optimizer.get_phi()]
 
   def total(scale):
     updates, _ = optimizer.with_phi([scale * x for x in phi])(grads, state)
@@ -350,8 +350,8 @@ def test_views_of_views(case):
   optimizer, shapes = case
   grads = normal(shapes)
   state = optimizer.initial_state(grads)
-  zeros = [tf.zeros_like(v) for v in optimizer.phi]
-  ones = [tf.ones_like(v) for v in optimizer.phi]
+  zeros = [tf.zeros_like(v) for v in optimizer.get_phi()]
+  ones = [tf.ones_like(v) for v in optimizer.get_phi()]
   twice = optimizer.with_phi(zeros).with_phi(ones)
   assert_same(twice(grads, state), optimizer.with_phi(ones)(grads, state))
 
@@ -359,7 +359,7 @@ def test_views_of_views(case):
 def test_weights_of_other_shapes_are_refused(case):
   optimizer, _ = case
   with pytest.raises(ValueError, match=r"with_phi got weights of shapes .*it needs"):
-    optimizer.with_phi([*optimizer.phi, tf.zeros([3])])
+    optimizer.with_phi([*optimizer.get_phi(), tf.zeros([3])])
 
 
 def test_traits_are_checked_and_those_of_version_0_1_0_understood():
@@ -400,7 +400,7 @@ class Weighted(tf.Module):
 def test_a_preprocess_with_weights_is_meta_trained_too():
   optimizer = CoordinatewiseLSTM((2,), Weighted(), output_scale=0.1)
   problem, params = Bowl([(2, 2)], tf.float32), [tf.zeros([2, 2])]
-  assert len(optimizer.phi) == 6
+  assert len(optimizer.get_phi()) == 6
   ways = RecordedBPTT(), TapedBPTT()
   task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
   observe = lambda *_: ()
@@ -408,10 +408,10 @@ def test_a_preprocess_with_weights_is_meta_trained_too():
   for x, y in zip(a, b, strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7)
     assert np.any(x)
-  zeros = optimizer.with_phi([tf.zeros_like(v) for v in optimizer.phi])
+  zeros = optimizer.with_phi([tf.zeros_like(v) for v in optimizer.get_phi()])
   state = optimizer.initial_state(params)
   grads = [tf.ones([2, 2])]
-  changed = [tf.zeros([]) if v.shape == () else v for v in optimizer.phi]
+  changed = [tf.zeros([]) if v.shape == () else v for v in optimizer.get_phi()]
   silent = optimizer.with_phi(changed)
   assert not np.any(zeros(grads, state)[0][0])
   nothing = optimizer([tf.zeros([2, 2])], state)[0][0]

@@ -295,7 +295,6 @@ class Fixed(Optimizer):
 PROBLEMS_OF_TASKS = {
   "quadratics": lambda: Quadratic(2, 3),
   "polynomials": lambda: Polynomial(4, 8),
-  "digits": digits_mlp,
 }
 
 

@@ -122,7 +122,7 @@ def test_an_episode_equals_its_windows_one_by_one():
     task, carry = unroll_lib.start(problem, twin, seed)
     losses, meta_losses, norms = [carry.loss], [], []
     for _ in range(3):
-      window = meta_gradient(problem, twin, task, carry, 2, lambda c, _: c.loss)
+      window, _ = meta_gradient(problem, twin, task, carry, 2, lambda c, _: c.loss)
       carry = window.carry
       updates, state = meta_optimizer(window.meta_gradient, state)
       for variable, update in zip(phi, updates):
@@ -327,9 +327,9 @@ def test_the_meta_gradient_is_clipped_by_its_global_norm(slope, meta_optimizer):
     steep, optimizer, meta_optimizer, num_steps=2, unroll_length=2, clip_norm=0.25
   )
   task, carry = unroll_lib.start(steep, optimizer, seeds.make(0, seeds.TRAINING, 0))
-  gradient = TruncatedBPTT()(
-    steep, optimizer, task, carry, 2, lambda *_: ()
-  ).meta_gradient
+  gradient = TruncatedBPTT()(steep, optimizer, task, carry, 2, lambda *_: ())[
+    0
+  ].meta_gradient
   norm = np.sqrt(sum(np.sum(g.numpy() ** 2) for g in gradient))
   assert (norm > 0.25) == (slope >= 1.0)
   clipped = [g * (0.25 / max(norm, 0.25)) for g in gradient]
@@ -418,7 +418,7 @@ def test_a_learned_optimizer_can_be_the_meta_optimizer():
     *unroll_lib.start(quadratic(), optimizer, seeds.make(0, seeds.TRAINING, 0)),
     2,
     lambda *_: (),
-  ).meta_gradient
+  )[0].meta_gradient
   expected, state = meta_optimizer(gradient, meta_optimizer.initial_state(gradient))
   trainer.train_episode(0)
   for x, y in zip(weights(optimizer), expected, strict=True):

@@ -28,6 +28,7 @@ class Trainer:
   def __init__(self, layers=(), state_size=1):
     self.optimizer = CoordinatewiseLSTM(layers, seed=7)
     self.meta_state_variables = [tf.Variable(tf.zeros([state_size]))]
+    self.estimator_state_variables = []
 
   def train_episode(self, episode):
     state = self.meta_state_variables[0]

@@ -161,7 +161,8 @@ class MetaTrainer(tf.Module):
     return [init(problem, key) for key in seeds.split(seed, size)]
 
   def _estimation_seed(self, episode):
-    return seeds.make(self.seed, seeds.ESTIMATION, episode)
+    with tf.name_scope("init/"):
+      return seeds.make(self.seed, seeds.ESTIMATION, episode)
 
   def _start(self, episode, most_groups=None):
     with tf.name_scope("init/"):

@@ -59,10 +59,9 @@ class Optimizer(snt.Module, abc.ABC):
   def config(self) -> dict[str, Any]:
     """The constructor arguments, for export."""
 
-  @property
-  def phi(self) -> Sequence[tf.Variable | tf.Tensor]:
+  def get_phi(self) -> Sequence[tf.Variable | tf.Tensor]:
     """The weights that meta-training learns: own variables, or what it was given."""
-    return self.__dict__.get("_phi", self.trainable_variables)
+    return self.__dict__.get("_given_phi", self.trainable_variables)
 
   def with_phi(self, phi: Sequence[tf.Tensor]) -> "Optimizer":
     """Returns this optimizer with other weights; it and its variables stay as they are.
@@ -71,18 +70,20 @@ class Optimizer(snt.Module, abc.ABC):
     tensors can be differentiated through, and vectorised over.
 
     >>> optimizer = CoordinatewiseLSTM((5,))
-    >>> perturbed = [w + 0.01 for w in optimizer.phi]
+    >>> perturbed = [w + 0.01 for w in optimizer.get_phi()]
     >>> updates, _ = optimizer.with_phi(perturbed)(grads, state)
 
     Args:
-      phi: a tensor for each entry of `phi`, of its shape.
+      phi: a tensor for each entry of `get_phi()`, of its shape.
 
     Raises:
       ValueError: if the number of tensors or a shape differs.
     """
     _check_phi(self, phi)
     # A tensor that stands for two weights is two tensors, which can be told apart.
-    return _rebuilt(self, {v.ref(): tf.identity(x) for v, x in zip(self.phi, phi)})
+    return _rebuilt(
+      self, {v.ref(): tf.identity(x) for v, x in zip(self.get_phi(), phi)}
+    )
 
   def initial_params(self, params: list[tf.Tensor]) -> list[tf.Tensor]:
     """Returns where to start, given a problem's initial parameters; those by default.
@@ -149,9 +150,9 @@ class Optimizer(snt.Module, abc.ABC):
       loss_weights: w_1, ..., w_T of the meta-loss sum_t w_t f(theta_t); [T].
 
     Returns:
-      Its gradient with respect to each entry of `phi`.
+      Its gradient with respect to each entry of `get_phi()`.
     """
-    phi = self.phi
+    phi = self.get_phi()
     num_steps = tf.shape(loss_weights)[0]
     weigh = lambda g: tf.einsum("t,t...->t...", tf.cast(loss_weights, g.dtype), g[1:])
     later = [tf.cumsum(weigh(g), axis=0, reverse=True) for g in recorded]  # dL/du
@@ -188,7 +189,7 @@ def _checked_reads(cls: type[Optimizer]) -> frozenset[Reads]:
 
 
 def _check_phi(optimizer: Optimizer, phi: Sequence[tf.Tensor]) -> None:
-  expected = [tuple(v.shape) for v in optimizer.phi]
+  expected = [tuple(v.shape) for v in optimizer.get_phi()]
   given = [tuple(x.shape) for x in phi]
   if given != expected:
     raise ValueError(
@@ -208,7 +209,7 @@ def _rebuilt(value: Any, phi: Mapping[Any, tf.Tensor]) -> Any:
     view = copy.copy(value)
     view.__dict__.update(attributes)
     if isinstance(value, Optimizer):
-      view._phi = [phi.get(v.ref(), v) for v in value.phi]
+      view._given_phi = [phi.get(v.ref(), v) for v in value.get_phi()]
     return view
   if tf.is_tensor(value):  # of a view that is given other weights in its turn
     return phi.get(value.ref(), value)

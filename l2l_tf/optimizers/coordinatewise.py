@@ -105,7 +105,7 @@ class ColumnwiseLSTM(base.Optimizer):
     """Whether the pass over recorded gradients gives the gradient of all of phi."""
     # A preprocess may have weights of its own, which that pass does not know.
     num_weights = len(tf.nest.flatten(self._network.weights))
-    return self._is_elementwise and len(self.phi) == num_weights
+    return self._is_elementwise and len(self.get_phi()) == num_weights
 
   def record(self, grads):
     return self._columns(grads) if self._has_pass else grads
@@ -121,7 +121,7 @@ class ColumnwiseLSTM(base.Optimizer):
       tf.cast(loss_weights, self._dtype),
       state,
     )
-    return self._network.in_order(gradient, self.phi)
+    return self._network.in_order(gradient, self.get_phi())
 
   def diagnostics(self, grads, state):
     return self._network.saturation(self._features(grads), state)

@@ -154,12 +154,12 @@ class Partition(base.Optimizer):
     )
 
   def sequence_gradient(self, recorded, state, loss_weights):
-    total = {v.ref(): tf.zeros_like(v) for v in self.phi}
+    total = {v.ref(): tf.zeros_like(v) for v in self.get_phi()}
     for member, *seen in zip(self._members, recorded, state):
       gradient = member.sequence_gradient(*seen, loss_weights)
-      for v, g in zip(member.phi, gradient):
+      for v, g in zip(member.get_phi(), gradient):
         total[v.ref()] += g  # Two members may share a variable.
-    return [total[v.ref()] for v in self.phi]
+    return [total[v.ref()] for v in self.get_phi()]
 
   def diagnostics(self, grads, state):
     self._check("grads", grads)

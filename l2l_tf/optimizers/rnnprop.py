@@ -216,7 +216,7 @@ class RNNprop(base.Optimizer):
       memory=state.moments,
       is_bounded=True,
     )
-    return self._network.in_order(gradient, self.phi)
+    return self._network.in_order(gradient, self.get_phi())
 
   def diagnostics(self, grads, state):
     return self._network.saturation(self._read(grads, state)[0], state.lstm)

@@ -24,9 +24,8 @@ class Wrapper(base.Optimizer):
   def reads(self):
     return self.inner.reads
 
-  @property
-  def phi(self):
-    return self.inner.phi
+  def get_phi(self):
+    return self.inner.get_phi()
 
   def with_phi(self, phi):
     return self.rewrapped(self.inner.with_phi(phi))

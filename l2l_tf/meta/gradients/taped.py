@@ -45,7 +45,7 @@ class TapedBPTT(MetaGradient):
     state=(),
     seed=None,
   ):
-    phi = list(optimizer.phi)
+    phi = list(optimizer.get_phi())
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
       carry = unroll_lib.with_learned_start(
