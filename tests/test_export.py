@@ -100,6 +100,8 @@ def assert_same_config(optimizer, other):
   ):
     assert selects == other_selects
     assert_same_config(member, other_member)
+  if "optimizer" in config:  # of a wrapper
+    assert_same_config(config.pop("optimizer"), other_config.pop("optimizer"))
   assert config == other_config
 
 
