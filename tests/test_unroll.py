@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from l2l_tf import seeds
 from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.meta.unroll import start, static_unroll, step_seed, unroll
 from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Polynomial, Problem, Quadratic
@@ -348,3 +350,24 @@ def test_a_changed_loss_inside_the_loop_is_refused_when_it_is_traced():
 
   with pytest.raises(ValueError, match=r"^Sum returned a loss of shape \(2,\)"):
     run.get_concrete_function()
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_gradients_of_unknown_static_shape_have_their_parameter_s(rank):
+  class Gathered(Problem):
+    """Rows chosen by data whose shape is not known while a step is traced."""
+
+    def init(self, seed):
+      return [seeds.normal([5, 2], seed), seeds.normal([2], seed)], []
+
+    def __call__(self, params, constants, seed):
+      hidden = lambda x: tf.numpy_function(lambda: np.array(x, np.int32), [], tf.int32)
+      rows, shape = hidden([0, 3, 3]), hidden([5, 2])
+      table = tf.reshape(params[0], tf.ensure_shape(shape, [rank]) if rank else shape)
+      chosen = tf.gather(table, rows)
+      return tf.reduce_sum(tf.square(chosen - params[1]))
+
+  problem, optimizer = Gathered(), CoordinatewiseLSTM((2,), "log_and_sign")
+  trainer = MetaTrainer(problem, optimizer, num_steps=4, unroll_length=2)
+  metrics = trainer.train_episode(0)
+  assert np.all(np.isfinite(metrics["losses"])) and not metrics["skipped"].any()

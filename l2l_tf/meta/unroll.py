@@ -224,7 +224,17 @@ def _evaluate(problem, params, constants, seed):
   with tf.name_scope("gradient"):
     grads = tape.gradient(loss, params)
     _check_gradients(problem, grads, params)
-    return loss, [tf.convert_to_tensor(g) for g in grads]  # IndexedSlices too
+    return loss, [_like(p, g) for g, p in zip(grads, params)]
+
+
+def _like(param: tf.Tensor, grad: Any) -> tf.Tensor:
+  """Returns a gradient, dense, of its parameter's shape, the one that is trusted."""
+  if isinstance(grad, tf.IndexedSlices) and param.shape.is_fully_defined():
+    rows = tf.constant(param.shape, grad.indices.dtype)
+    grad = tf.IndexedSlices(grad.values, grad.indices, rows)
+  grad = tf.convert_to_tensor(grad)
+  # Data of unknown length leave it unknown; what follows needs it.
+  return grad if grad.shape.is_fully_defined() else tf.ensure_shape(grad, param.shape)
 
 
 def _check_loss(problem: Problem, loss: Any, name: str = "loss") -> None:
