@@ -53,7 +53,7 @@ def test_it_is_trained_killed_and_resumed(forks, tmp_path, flags):
   process.wait_until(lambda: latest(path))
   assert process.kill().code == -signal.SIGKILL
   ended = forks.run("train", *flags, "--save_path=killed", cwd=tmp_path)
-  assert ended.code == 0 and not ended.err
+  assert ended.code == 0, ended.err  # It may warn of a checkpoint that was cut short.
   assert "Best validation loss" in whole.wait().out
   one, two = (tmp_path / name / "optimizer.l2l.npz" for name in ("killed", "whole"))
   assert one.read_bytes() == two.read_bytes()

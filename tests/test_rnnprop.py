@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from l2l_tf import seeds
 from l2l_tf.meta import unroll
-from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT, TruncatedBPTT
 from l2l_tf.optimizers import RNNprop
 from l2l_tf.optimizers.lstm import backprop
 from l2l_tf.problems import Problem, Quadratic
@@ -185,7 +185,8 @@ def test_second_derivatives_equal_finite_differences():
   randomize(optimizer)
   task, carry = unroll.start(problem, optimizer, SEED)
   meta_gradient = TruncatedBPTT(second_derivatives=True)
-  window = lambda: meta_gradient(problem, optimizer, task, carry, 4, lambda *_: ())
+  arguments = problem, optimizer, task, carry, 4, lambda *_: ()
+  window = lambda: meta_gradient(*arguments)[0]
   for v, g in zip(optimizer.trainable_variables, window().meta_gradient):
     direction = np.random.default_rng(1).normal(size=v.shape)
     value, losses = v.numpy(), []
@@ -205,8 +206,7 @@ def test_the_pass_in_blocks_equals_the_tape(monkeypatch, block, batch):
   task, carry = unroll.start(problem, optimizer, SEED)
   carry, _ = unroll.unroll(problem, optimizer, task, carry, 3)
   arguments = problem, optimizer, task, carry, 4, lambda *_: ()
-  recorded = TruncatedBPTT()._recorded(*arguments)
-  taped = TruncatedBPTT()._taped(*arguments)
+  recorded, taped = (way(*arguments)[0] for way in (RecordedBPTT(), TapedBPTT()))
   for x, y in zip(recorded.meta_gradient, taped.meta_gradient):
     np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10 * np.max(np.abs(y)))
 
