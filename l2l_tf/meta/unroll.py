@@ -230,8 +230,8 @@ def _evaluate(problem, params, constants, seed):
 def _like(param: tf.Tensor, grad: Any) -> tf.Tensor:
   """Returns a gradient, dense, of its parameter's shape, the one that is trusted."""
   if isinstance(grad, tf.IndexedSlices) and param.shape.is_fully_defined():
-    rows = tf.constant(param.shape, grad.indices.dtype)
-    grad = tf.IndexedSlices(grad.values, grad.indices, rows)
+    shape = tf.constant(param.shape.as_list(), grad.indices.dtype)
+    grad = tf.IndexedSlices(grad.values, grad.indices, shape)
   grad = tf.convert_to_tensor(grad)
   # Data of unknown length leave it unknown; what follows needs it.
   return grad if grad.shape.is_fully_defined() else tf.ensure_shape(grad, param.shape)
