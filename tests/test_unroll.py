@@ -371,3 +371,16 @@ def test_gradients_of_unknown_static_shape_have_their_parameter_s(rank):
   trainer = MetaTrainer(problem, optimizer, num_steps=4, unroll_length=2)
   metrics = trainer.train_episode(0)
   assert np.all(np.isfinite(metrics["losses"])) and not metrics["skipped"].any()
+
+
+def test_gradients_of_gathered_rows_are_dense():
+  class Embedded(Problem):
+    def init(self, seed):
+      return [seeds.normal([5, 2], seed)], []
+
+    def __call__(self, params, constants, seed):
+      return tf.reduce_sum(tf.square(tf.gather(params[0], [0, 3, 3])))
+
+  _, carry = start(Embedded(), SGD(0.1), seeds.make(0))
+  counts = np.array([[1.0], [0.0], [0.0], [2.0], [0.0]])
+  np.testing.assert_allclose(carry.grads[0], 2 * counts * carry.params[0], rtol=1e-6)
