@@ -22,7 +22,7 @@ from l2l_tf.optimizers import (
   RNNprop,
   layout,
 )
-from l2l_tf.optimizers.blocked import joined
+from l2l_tf.optimizers.blocked import cut, joined
 from l2l_tf.problems import Problem, digits_mlp
 
 SHAPES = [(3, 4), (5,), (), (2, 1, 3)]  # 24 coordinates
@@ -75,6 +75,17 @@ def test_steps_block_by_block_are_those_of_all_at_once(make):
   tf.nest.assert_same_structure(whole, state)
   for x, y in zip(tf.nest.flatten(whole), tf.nest.flatten(state)):
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@given(size=st.integers(1, 12), count=st.integers(1, 5))
+@settings(deadline=None, max_examples=20)
+def test_a_state_cut_into_blocks_is_joined_again(size, count):
+  state = [tf.range(size), (tf.random.normal([2, 3, size]), tf.constant(7))]
+  blocks = cut(state, count)
+  assert len(blocks) == count
+  assert {tf.nest.flatten(b)[1].shape[-1] for b in blocks} == {-(-size // count)}
+  for x, y in zip(tf.nest.flatten(state), tf.nest.flatten(joined(blocks, size))):
+    np.testing.assert_array_equal(x, y)
 
 
 class Leaky(Optimizer):

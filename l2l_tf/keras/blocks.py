@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf.meta import execution
-from l2l_tf.optimizers import COORDINATE, PARAMETERS, Blocked, Optimizer
+from l2l_tf.optimizers import PARAMETERS, Blocked, Optimizer, blocked
 from l2l_tf.optimizers.layout import Layout, flatten
 
 
@@ -39,8 +39,8 @@ class Blocks:
     """
     self._optimizer = optimizer
     self._specs = list(specs)
-    self._is_cut = optimizer.coupling == COORDINATE
-    self._running = Blocked(optimizer, block_size) if self._is_cut else optimizer
+    self._running = execution.blocked(optimizer, block_size)
+    self._is_cut = isinstance(self._running, Blocked)
     self._state_dtype = state_dtype
     # Compiled once for all blocks, which are alike.
     self._advance = tf.function(
@@ -63,17 +63,15 @@ class Blocks:
     """Returns the state as if there were one block: arrays [..., all coordinates]."""
     if not self._is_cut:
       return list(states[0])
-    join = lambda parts: np.concatenate(parts, -1)[..., : self._layout.size]
-    return [join(x) if x[0].ndim else x[0] for x in zip(*states, strict=True)]
+    blocks = [[tf.convert_to_tensor(x) for x in state] for state in states]
+    return [x.numpy() for x in blocked.joined(blocks, self._layout.size)]
 
   def cut(self, leaves: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    """Returns the state of each block: the inverse of `joined`, padded with zeros."""
+    """Returns the state of each block: the inverse of `joined`."""
     if not self._is_cut:
       return [list(leaves)]
-    count, padding = self._layout.count, [(0, self._layout.padding)]
-    pad = lambda x: np.pad(x, [(0, 0)] * (x.ndim - 1) + padding)
-    split = lambda x: np.split(pad(x), count, -1) if x.ndim else [x] * count
-    return [list(block) for block in zip(*map(split, leaves))]
+    whole = [tf.convert_to_tensor(x) for x in leaves]
+    return [[x.numpy() for x in b] for b in blocked.cut(whole, self._layout.count)]
 
   def step(
     self,

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from l2l_tf.keras.saved_state import path_of
+from l2l_tf.meta import unroll
 
 
 def distinct(variables: Sequence[Any], key: Callable[[Any], Hashable]) -> list[Any]:
@@ -44,20 +45,16 @@ def summed(
 def dense(grad: Any, variable: Any) -> tf.Tensor:
   """Returns a gradient as a tensor of its variable's shape and type.
 
-  Gradients of gathered rows, or of inputs of unknown length, often have no static
-  shape.
-
   Raises:
     ValueError: if the gradient has another shape.
   """
-  if isinstance(grad, tf.IndexedSlices):
-    rows = variable.shape[0]
-    grad = tf.math.unsorted_segment_sum(grad.values, grad.indices, rows)
-  grad = tf.cast(tf.convert_to_tensor(grad), variable.dtype)
-  if not grad.shape.is_compatible_with(variable.shape):
+  shape = tf.TensorShape(variable.shape)
+  if not isinstance(grad, tf.IndexedSlices):
+    grad = tf.convert_to_tensor(grad)
+  if not grad.shape.is_compatible_with(shape):
     raise ValueError(
       f"The gradient of {path_of(variable)!r} has shape {grad.shape}, but the variable"
       f" has shape {tuple(variable.shape)}; give each variable the gradient of the loss"
       " with respect to it."
     )
-  return tf.ensure_shape(grad, variable.shape)
+  return tf.cast(unroll.dense(grad, shape), variable.dtype)

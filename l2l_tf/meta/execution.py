@@ -1,8 +1,8 @@
-"""How meta-training is run, given traits, sizes and the machine.
+"""How an optimizer is run, given its traits, sizes and the machine.
 
-Decided here alone: which tasks share a call, which parts run side by side, how
-coordinates are cut into blocks, what XLA compiles. It changes results by rounding at
-most.
+Decided here alone, for meta-training and for Keras: which tasks share a call, which
+parts run side by side, how coordinates are cut into blocks, what XLA compiles. It
+changes results by rounding at most.
 """
 
 from collections.abc import Callable
@@ -49,6 +49,11 @@ def compiled_loop(problem: Problem, optimizer: Optimizer, run: Callable) -> Call
   if not compiles_loop(problem, optimizer):
     return run
   return tf.function(run, jit_compile=True, autograph=False)
+
+
+def blocked(optimizer: Optimizer, size: int | None) -> Optimizer:
+  """Wraps an optimizer in blocks of `size` coordinates, if it can be cut at all."""
+  return Blocked(optimizer, size) if optimizer.coupling == COORDINATE else optimizer
 
 
 def arranged(

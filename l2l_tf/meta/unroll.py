@@ -215,6 +215,19 @@ def static_unroll(
     return carry, tf.nest.map_structure(lambda *x: tf.stack(x), *records)
 
 
+def dense(grad: Any, shape: tf.TensorShape) -> tf.Tensor:
+  """Returns a gradient as a tensor of its parameter's shape, the one that is trusted.
+
+  A gradient of gathered rows is sparse; that of data of unknown length often has no
+  static shape, which what follows needs.
+  """
+  if isinstance(grad, tf.IndexedSlices) and shape.is_fully_defined():
+    whole = tf.constant(shape.as_list(), grad.indices.dtype)
+    grad = tf.IndexedSlices(grad.values, grad.indices, whole)
+  grad = tf.convert_to_tensor(grad)
+  return grad if grad.shape.is_fully_defined() else tf.ensure_shape(grad, shape)
+
+
 def _evaluate(problem, params, constants, seed):
   with tf.GradientTape() as tape:
     tape.watch(params)
@@ -224,17 +237,7 @@ def _evaluate(problem, params, constants, seed):
   with tf.name_scope("gradient"):
     grads = tape.gradient(loss, params)
     _check_gradients(problem, grads, params)
-    return loss, [_like(p, g) for g, p in zip(grads, params)]
-
-
-def _like(param: tf.Tensor, grad: Any) -> tf.Tensor:
-  """Returns a gradient, dense, of its parameter's shape, the one that is trusted."""
-  if isinstance(grad, tf.IndexedSlices) and param.shape.is_fully_defined():
-    shape = tf.constant(param.shape.as_list(), grad.indices.dtype)
-    grad = tf.IndexedSlices(grad.values, grad.indices, shape)
-  grad = tf.convert_to_tensor(grad)
-  # Data of unknown length leave it unknown; what follows needs it.
-  return grad if grad.shape.is_fully_defined() else tf.ensure_shape(grad, param.shape)
+    return loss, [dense(g, p.shape) for g, p in zip(grads, params)]
 
 
 def _check_loss(problem: Problem, loss: Any, name: str = "loss") -> None:

@@ -127,3 +127,21 @@ def joined(states: Sequence[Any], size: int) -> Any:
     tf.concat(parts, axis=-1)[..., :size] if parts[0].shape.rank else parts[0]
   )
   return tf.nest.map_structure(join, *states) if len(states) > 1 else states[0]
+
+
+def cut(state: Any, count: int) -> list[Any]:
+  """Cuts the state of all coordinates into those of `count` blocks.
+
+  The inverse of `joined`; the last block is padded with zeros.
+  """
+
+  def parts(x):
+    if not x.shape.rank:
+      return [x] * count
+    padding = -x.shape[-1] % count
+    return tf.split(
+      tf.pad(x, [(0, 0)] * (x.shape.rank - 1) + [(0, padding)]), count, -1
+    )
+
+  leaves = [parts(x) for x in tf.nest.flatten(state)]
+  return [tf.nest.pack_sequence_as(state, [x[i] for x in leaves]) for i in range(count)]
