@@ -1,1 +1,1 @@
-"""The LSTM of the learned optimizers: its cell, network and back-propagation."""
+"""The LSTM of the learned optimizers: cell, network and back-propagation."""

@@ -1,4 +1,4 @@
-"""Back-propagation through an LSTM over gradients that have been recorded.
+"""Back-propagation through an LSTM optimizer over a window of recorded gradients.
 
 The problem. A learned optimizer has taken T steps: u_t = m(g_t, h_t, phi) and
 theta_{t+1} = theta_t + u_t, where g_t is the gradient of f at theta_t. The meta-loss is
@@ -9,9 +9,9 @@ The derivation. Parameters are sums of updates,
 
     theta_k = theta_0 + u_0 + u_1 + ... + u_{k-1},
 
-so u_t is a term of theta_k if k > t, and is not if k <= t. With the g_t constant, u_t
-affects no other update through them. So if u_t changes by a small d, every later
-theta_k changes by d, and f(theta_k) by the inner product of g_k and d:
+so u_t is a term of theta_k if k > t, and is not if k <= t. With the g_t constant, no
+other update depends on u_t. So if u_t changes by a small d, every later theta_k changes
+by d, and f(theta_k) by the inner product of g_k and d:
 
     dL/du_t = sum_{k > t} w_k g_k.
 
@@ -34,15 +34,17 @@ The computation is organised in three levels:
   the processor's cache from one operation to the next, and every core gets a share of
   the blocks (`cores.shards`).
 - Segments. The backward pass needs the partial derivatives of every step, from the last
-  to the first. A long window is cut into segments. A first forward pass stores only the
-  state at the start of each segment. Then, from the last segment to the first, each is
-  run forwards again, which stores its derivatives, and backwards (Chen et al. 2016,
-  https://arxiv.org/abs/1604.06174). Only one segment is held in memory, at the price of
-  a second forward pass.
-- Steps: `segment.py` runs one segment of one block, and explains the layout of its
-  arrays. `cell.py` has the equations of a step and their derivatives.
+  to the first, and their memory grows with the window. A long window is therefore cut
+  into segments. A first forward pass saves only the state at the start of each segment.
+  Then, from the last segment to the first, each one is run forwards again, which saves
+  its partial derivatives, and then backwards (Chen et al. 2016,
+  https://arxiv.org/abs/1604.06174). The derivatives of only one segment are in memory
+  at a time; the price is that all segments but the last are run forwards twice.
+- Steps. `segment.py` runs one segment of one block; it says what is saved and how the
+  arrays are laid out. `cell.py` has the equations of a step and their derivatives.
 
-All blocks and segments write to the same scratch arrays (`segment.Scratch`).
+All blocks and segments on one core write to the same scratch arrays
+(`segment.Scratch`).
 """
 
 from collections.abc import Callable
@@ -58,12 +60,13 @@ from l2l_tf.optimizers.lstm import network, segment
 _CPU_BLOCK = 128
 _GPU_BLOCK = 1 << 13
 
-# Steps per segment, at most. A window of up to 100 steps is one segment: there the
-# second forward pass costs more than the smaller memory saves.
+# Steps per segment, at most. Shorter windows are one segment and need no second forward
+# pass, which would cost them more time than the smaller memory saves.
 _SEGMENT = 100
 
-# Gradients [T, rows, N] and the memory before them -> inputs [T, features, N], each
-# coordinate by itself. Hashable and comparable, so that equal ones share a trace.
+# Maps gradients [T, rows, N], and the memory before the first of them, to the network's
+# inputs [T, features, N]; each coordinate's inputs depend on that coordinate alone. It
+# is hashable and comparable, so that equal functions share a trace.
 Features = Callable[[tf.Tensor, Any], tf.Tensor]
 
 
@@ -79,6 +82,9 @@ def gradient(
 ) -> network.Weights:
   """Returns the gradient of sum_t w_t f(theta_t) with respect to `weights`.
 
+  A coordinate is a column of `rows` entries: a single entry, or all entries of one
+  convolution kernel for a `KernelwiseLSTM`.
+
   Args:
     weights: weights of the network whose outputs, times `scale`, were the updates.
     features: maps gradients to the network's inputs.
@@ -86,9 +92,12 @@ def gradient(
     grads: g_0, ..., g_T, [T + 1, rows, N].
     loss_weights: w_1, ..., w_T, [T].
     state: the network's state before it read g_0.
-    memory: what `features` remembered before it read g_0, a nest of tensors [..., N]
-      and scalars.
+    memory: the state of `features` before it read g_0, such as moving averages: a nest
+      of tensors [..., N] and scalars.
     is_bounded: whether the updates were `scale` times the tanh of the outputs.
+
+  Returns:
+    A tensor for each weight, of the weight's shape.
   """
   num_coordinates = grads.shape[-1]
   if num_coordinates == 0:
@@ -129,10 +138,11 @@ def _shard_gradient(
   size,
   most_steps,
 ):
-  """The part of `gradient` that comes from blocks `first`, ..., `last` - 1.
+  """Returns the part of the gradient that comes from blocks `first`, ..., `last` - 1.
 
-  Every block has `size` coordinates. To have as many, the last one begins within the
-  block before it; a gradient of zero keeps those coordinates from counting twice.
+  Every block has `size` coordinates. If `size` does not divide their number, the last
+  block overlaps the one before it. The coordinates in the overlap get zero gradients
+  there, so that they do not count twice.
   """
   dtype = loss_weights.dtype
   num_steps = tf.shape(loss_weights)[0]
@@ -160,8 +170,8 @@ def _shard_gradient(
     return k + 1, total, scratch
 
   zeros = tf.nest.map_structure(tf.zeros_like, weights)
-  # The linear map's gradient is added up in `size` places, one per coordinate of a
-  # block, and these are summed at the end: see `segment.weights_gradient`.
+  # The linear map's gradient is accumulated for each of the `size` positions in a block
+  # separately, and summed over them at the end: see `segment.weights_gradient`.
   lanes = lambda x: tf.zeros([*x.shape, size], x.dtype)
   zeros = zeros._replace(w=lanes(weights.w), b=lanes(weights.b))
   carry = first, zeros, segment.allocate(weights, segments[1], size)
@@ -171,7 +181,7 @@ def _shard_gradient(
 
 
 def _slice(x: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
-  """Cuts [..., begin : begin + size]."""
+  """Returns x[..., begin : begin + size], with a static last dimension."""
   outer = tf.shape(x)[:-1]
   begins = tf.concat([tf.zeros_like(outer), [begin]], axis=0)
   part = tf.slice(x, begins, tf.concat([outer, [size]], axis=0))
@@ -181,7 +191,7 @@ def _slice(x: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
 def _block_gradient(
   weights, features, grads, loss_weights, state, is_bounded, segments, total, scratch
 ):
-  """Adds one block's `gradient` to the total.
+  """Adds one block's part of the gradient to the total.
 
   Args:
     weights: the network's weights.
@@ -190,8 +200,8 @@ def _block_gradient(
     loss_weights: [T].
     state: the network's state before g_0, each tensor [units, B].
     is_bounded: whether the outputs went through a tanh.
-    segments: how many segments the window is cut into, and their length.
-    total: the sum to add to, as `segment.weights_gradient` returns it.
+    segments: the number of segments that the window is cut into, and their length.
+    total: the sum so far, in the form that `segment.weights_gradient` returns.
     scratch: the arrays to write to.
 
   Returns:
@@ -200,7 +210,7 @@ def _block_gradient(
   count, length = segments
   num_steps = tf.shape(loss_weights)[0]
 
-  def cut(x):  # The window is padded by steps with zero gradients, which add nothing.
+  def cut(x):  # Padding steps at the end have zero gradients, so they add nothing.
     padding = [[0, count * length - num_steps]] + [[0, 0]] * (x.shape.rank - 1)
     return tf.reshape(tf.pad(x, padding), [count, length, *x.shape[1:]])
 
@@ -210,7 +220,7 @@ def _block_gradient(
   d_state = [(zeros(w_h.shape[0]), zeros(w_h.shape[0])) for _, w_h, _ in weights.layers]
 
   def body(k, total, scratch, carry):
-    k = count - 1 - k
+    k = count - 1 - k  # from the last segment to the first
     start = tf.nest.map_structure(lambda x: x[k], starts)
     scratch = segment.forward(weights, features[k], start, scratch)
     scratch, carry = segment.backward(
@@ -224,7 +234,11 @@ def _block_gradient(
 
 
 def _starts(weights, features, state):
-  """Returns the state before each segment of `features`, each [segments, units, B]."""
+  """Returns the state before each segment of `features`, each [segments, units, B].
+
+  This is the first forward pass. It skips the last segment, as no state is needed after
+  it.
+  """
   count, length = tf.unstack(tf.shape(features)[:2])
   starts = tf.nest.map_structure(
     lambda x: segment.put(tf.zeros([count, *x.shape], x.dtype), x[tf.newaxis], 0, 0, 0),

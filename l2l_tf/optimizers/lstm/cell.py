@@ -1,15 +1,16 @@
-"""The LSTM cell, its partial derivatives, and the step backwards through it.
+"""The LSTM cell: one step forwards, its partial derivatives, and one step backwards.
 
 Zaremba et al. 2014, equations 4-6 without dropout, https://arxiv.org/abs/1409.2329,
 for one layer at step t:
 
-    z   = W_x x_t + W_h h_{t-1} + b      (z_i, z_f, z_o, z_g stacked)
+    z   = W_x x_t + W_h h_{t-1} + b      (z_i, z_f, z_o, z_g stacked, as in the paper)
     i   = sigm(z_i)       f = sigm(z_f + 1)       o = sigm(z_o)       g = tanh(z_g)
     c_t = f c_{t-1} + i g
     h_t = o tanh(c_t)
 
-The 1 that is added to z_f is the forget bias of Jozefowicz et al. 2015: a fresh cell
-remembers. The product z is the caller's; everything here is elementwise.
+The 1 that is added to z_f is the forget bias of Jozefowicz et al. 2015: with fresh
+weights, the cell keeps most of its content. The caller computes z, for all gates in one
+matrix product; everything here is elementwise.
 """
 
 from collections.abc import Callable
@@ -33,15 +34,17 @@ class Activations(NamedTuple):
 class Derivatives(NamedTuple):
   """Partial derivatives of one layer's step, saved for the backward pass.
 
-  Each [units, N]; c_i, for example, is the derivative of c_t with respect to z_i.
+  Each [units, N]; c_i, for example, is the derivative of c_t with respect to z_i. They
+  are six arrays, as are the five activations and c_{t-1} from which they are computed;
+  saving the derivatives leaves only products and sums to the backward pass.
   """
 
   c_i: tf.Tensor
   c_f: tf.Tensor
   h_o: tf.Tensor
   c_g: tf.Tensor
-  h_c: tf.Tensor  # of h_t with respect to c_t, at a fixed o
-  c_c: tf.Tensor  # of c_t with respect to c_{t-1}
+  h_c: tf.Tensor  # derivative of h_t with respect to c_t, for a fixed o
+  c_c: tf.Tensor  # derivative of c_t with respect to c_{t-1}
 
 
 def sigmoid_by_tanh(x: tf.Tensor) -> tf.Tensor:
@@ -64,11 +67,11 @@ def forward(
   Args:
     z: the gates before their non-linearities, [4 units, N], in the order i, f, o, g.
     c: c_{t-1}, [units, N].
-    forget_bias: 0 if z has it already, because it was added to the biases.
+    forget_bias: what to add to z_f; 0 if the biases in z include it already.
     sigmoid: `tf.sigmoid` or `sigmoid_by_tanh`.
 
   Returns:
-    h_t and c_t, each [units, N], and what `derivatives` needs.
+    h_t and c_t, each [units, N], and the activations that `derivatives` needs.
   """
   z_i, z_f, z_o, z_g = tf.split(z, 4)
   i, f, o = sigmoid(z_i), sigmoid(z_f + forget_bias), sigmoid(z_o)
@@ -80,10 +83,10 @@ def forward(
 
 
 def derivatives(activations: Activations, c: tf.Tensor) -> Derivatives:
-  """The partial derivatives of a step from c_{t-1}; sigm' = s (1 - s), tanh' = 1 - t^2.
+  """Returns a step's partial derivatives; sigm' = s (1 - s) and tanh' = 1 - t^2.
 
   Args:
-    activations: of the step, from `forward`.
+    activations: the step's activations, from `forward`.
     c: c_{t-1}, [units, N].
   """
   i, f, o, g, tanh_c = activations
@@ -104,7 +107,7 @@ def backward(
 
   Args:
     d_h: dL/dh_t, [units, N].
-    d_c: dL/dc_t as far as it comes through c_{t+1}, [units, N].
+    d_c: the part of dL/dc_t that comes through c_{t+1}, [units, N].
     partial: the partial derivatives of the step.
 
   Returns:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from l2l_tf import seeds
 from l2l_tf.optimizers.lstm import cell
 
-_GATES = ("input", "forget", "output")  # which a sigmoid can saturate
+_GATES = ("input", "forget", "output")  # those with a sigmoid
 
 
 class LSTMState(NamedTuple):
@@ -29,8 +29,8 @@ class LSTMState(NamedTuple):
 class Weights(NamedTuple):
   """All weights of a `DeepLSTM`."""
 
-  layers: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]  # (w_x, w_h, b) of each
-  w: tf.Tensor  # [units, outputs], of the linear map
+  layers: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]  # (w_x, w_h, b) per layer
+  w: tf.Tensor  # [units, outputs], the linear map's
   b: tf.Tensor  # [outputs]
 
 
@@ -56,7 +56,7 @@ def lstm_step(
 
 
 class DeepLSTM(snt.Module):
-  """LSTM layers followed by a linear map, or only the linear map without layers."""
+  """LSTM layers followed by a linear map; without layers, the linear map alone."""
 
   def __init__(
     self,
@@ -90,7 +90,7 @@ class DeepLSTM(snt.Module):
   def in_order(
     self, values: Weights, variables: Sequence[tf.Variable]
   ) -> list[tf.Tensor]:
-    """Sorts `values`, one per weight, by `variables`; zeros for any other variable."""
+    """Returns the value of each variable; zeros for those that are no weights here."""
     pairs = zip(tf.nest.flatten(self.weights), tf.nest.flatten(values))
     by_variable = {v.ref(): value for v, value in pairs}
     return [by_variable.get(v.ref(), tf.zeros_like(v)) for v in variables]
@@ -113,7 +113,7 @@ class DeepLSTM(snt.Module):
 
   @snt.no_name_scope
   def saturation(self, x: tf.Tensor, state: list[LSTMState]) -> dict[str, tf.Tensor]:
-    """Fraction of each layer's gates that are within 0.05 of 0 or of 1."""
+    """Returns the fraction of each layer's gates that are within 0.05 of 0 or 1."""
     _, _, activations = self._run(x, state)
     is_saturated = lambda gate: tf.cast(tf.abs(gate - 0.5) > 0.45, tf.float32)
     return {

@@ -2,13 +2,20 @@
 
 This code is written for XLA: each loop updates the arrays that it carries in place.
 
+`forward` saves, for every step and layer, the inputs [x_t, 1, h_{t-1}] and the partial
+derivatives of the cell, and h_t of the last layer. `backward` turns these into dL/dz of
+every step, from the last to the first, and saves it. `weights_gradient` then multiplies
+the saved inputs with the saved dL/dz. The linear map's outputs are not saved: the
+backward pass needs them only if they go through a tanh, and then recomputes them.
+
 The arrays are laid out for speed. A layer's dL/dz, for example, is [4, units, T, B]:
 
 - The batch of coordinates is the last axis. The cell's elementwise operations then read
   and write contiguous memory, with vector instructions.
-- The gates are stacked along the first axis. Each gate is then one slice, which the
-  loop over steps writes with vector instructions, too. (It would be shorter to
-  concatenate the four formulas; but XLA compiles that to scalar code.)
+- The gates i, f, o, g are stacked along the first axis, in the order of the rows of z.
+  Each gate is then a slice of its own, which the loop over steps writes with vector
+  instructions, too. (It would be shorter to concatenate the four formulas and write
+  them at once; but XLA compiles that to scalar code.)
 - The steps are next to the coordinates, because the weights' gradient is a sum over
   both. After the loop, it is one large matrix product per layer, of the inputs
   [features + 1 + units, T B] with dL/dz [4 units, T B], instead of a small product in
@@ -26,7 +33,7 @@ from l2l_tf.optimizers.lstm import cell, network
 
 
 class _Layer(NamedTuple):
-  """What is stored of T steps of one layer, for one block."""
+  """What is saved for T steps of one layer and one block."""
 
   inputs: tf.Tensor  # [features + 1 + units, T, B]: x_t, ones and h_{t-1}
   derivatives: cell.Derivatives  # each [T, units, B]
@@ -36,14 +43,14 @@ class _Layer(NamedTuple):
 class Scratch(NamedTuple):
   """Arrays that every segment of every block overwrites.
 
-  They are allocated once and passed from one segment to the next. Arrays of zeros for
-  each block would cost one more write to all of this memory, which also displaces the
-  block's data from the cache.
+  They are allocated once and passed from one segment to the next. New arrays of zeros
+  for each block would cost one more write to all of this memory, which also displaces
+  the block's data from the cache.
   """
 
   layers: list[_Layer]
   outputs: tf.Tensor  # [units, T, B]: h_t of the last layer
-  d_y: tf.Tensor  # [outputs, T, B]: dL/dy of the linear map's outputs
+  d_y: tf.Tensor  # [outputs, T, B]: dL/dy, where y is the linear map's output
 
 
 def allocate(weights: network.Weights, num_steps: tf.Tensor, size: int) -> Scratch:
@@ -62,11 +69,14 @@ def allocate(weights: network.Weights, num_steps: tf.Tensor, size: int) -> Scrat
 
 
 def stepper(weights: network.Weights, features: tf.Tensor):
-  """Returns (x_t, state) -> h_t, next state, each layer's (inputs, derivatives).
+  """Returns a function that runs the layers for one step.
+
+  It maps x_t, [features, B], and the state to h_t of the last layer, the next state,
+  and a pair (inputs, derivatives) for each layer.
 
   Args:
     weights: the network's weights.
-    features: the tensor that the x_t are slices of, [..., features, B].
+    features: the x_t of all steps, [..., features, B]; only shape and type are used.
   """
   transposed = [tf.transpose(_pack(*layer)) for layer in weights.layers]
   ones = tf.ones([1, features.shape[-1]], features.dtype)
@@ -85,10 +95,10 @@ def stepper(weights: network.Weights, features: tf.Tensor):
 
 
 def _pack(w_x: tf.Tensor, w_h: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-  """Stacks a layer's weights, so that they act on [x, 1, h] in one product.
+  """Stacks a layer's weights to [features + 1 + units, 4 units], to act on [x, 1, h].
 
-  The biases, the forget bias included, are the row that multiplies the 1. Their
-  gradient is then part of the product that computes the weights' gradient.
+  The row that multiplies the 1 holds the biases, with the forget bias added to them.
+  One product then computes z, and one product the gradient of weights and biases.
   """
   zeros = tf.zeros_like(b[: b.shape[0] // 4])
   forget = tf.concat([zeros, zeros + cell.FORGET_BIAS, zeros, zeros], axis=0)
@@ -101,7 +111,7 @@ def forward(
   state: list[network.LSTMState],
   scratch: Scratch,
 ) -> Scratch:
-  """Runs the network, and stores each layer's inputs and derivatives, and h_t.
+  """Runs the layers; saves their inputs and derivatives, and h_t of the last one.
 
   Args:
     weights: the network's weights.
@@ -136,7 +146,7 @@ def backward(
   scratch: Scratch,
   carry,
 ):
-  """Goes backwards through the steps of `forward`, and stores dL/dz and dL/dy.
+  """Goes backwards through the steps of `forward`; saves dL/dz and dL/dy.
 
   Args:
     weights: the network's weights.
@@ -145,15 +155,16 @@ def backward(
     loss_weights: w_{t+1}, [T].
     is_bounded: whether the network's outputs went through a tanh.
     scratch: from `forward`.
-    carry: what comes from the segment after this one: the sum of s w_k g_k over all
-      later steps, [rows, B], and every layer's dL/dh and dL/dc at the end of this one.
+    carry: from the segment after this one: the sum of s w_k g_k over its steps and all
+      later ones, [rows, B], and dL/dh and dL/dc of each layer's state before it.
 
   Returns:
     The scratch arrays, and the carry for the segment before this one.
   """
   num_steps, size = tf.shape(grads)[0], grads.shape[-1]
   units = [w_h.shape[0] for _, w_h, _ in weights.layers]
-  # Nothing needs the gradient with respect to the first layer's inputs.
+  # `w_back` maps dL/dz to dL/dx and dL/dh_{t-1}. The first layer's dL/dx is left out:
+  # nothing needs the gradient with respect to the network's inputs.
   num_inputs = [0, *units[:-1]]
   w_back = [tf.concat([w_x[w_x.shape[0] - n :], w_h], axis=0)
             for n, (w_x, w_h, _) in zip(num_inputs, weights.layers)]  # fmt: skip
@@ -189,7 +200,7 @@ def backward(
 
 
 def _tanh_backward(weights, hidden, d_tanh):
-  """From dL/d(tanh y_t) to dL/dy_t; y_t = w h_t + b is computed once more."""
+  """Maps dL/d(tanh y_t) to dL/dy_t, where y_t = w^T h_t + b is recomputed."""
   y = tf.matmul(weights.w, hidden, transpose_a=True)
   return d_tanh * (1.0 - tf.square(tf.tanh(y + weights.b[:, tf.newaxis])))
 
@@ -197,9 +208,9 @@ def _tanh_backward(weights, hidden, d_tanh):
 def weights_gradient(weights: network.Weights, scratch: Scratch) -> network.Weights:
   """Returns the weights' gradient, from the inputs and dL/dz of all T steps.
 
-  There is one matrix product per layer. The linear map's gradient is summed over the
+  It takes one matrix product per layer. The linear map's gradient is summed over the
   steps only, and stays separate for each coordinate: [units, outputs, B] and
-  [outputs, B]. The caller sums it over the coordinates once, after the last block. XLA
+  [outputs, B]. The caller sums it over the coordinates once, after the last block: XLA
   is fast at sums over steps, but slow at sums over coordinates, and at products with
   one column, which a coordinate-wise optimizer with its one output would need.
   """
@@ -216,7 +227,7 @@ def weights_gradient(weights: network.Weights, scratch: Scratch) -> network.Weig
 
 
 def put(array: tf.Tensor, value: tf.Tensor, *begin: int | tf.Tensor) -> tf.Tensor:
-  """Writes `value` at `begin`; in place, as XLA compiles it."""
+  """Returns `array` with `value` written at `begin`; XLA does it in place."""
   return xla.dynamic_update_slice(array, value, tf.stack(begin))
 
 
