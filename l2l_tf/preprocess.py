@@ -90,7 +90,7 @@ class LogAndSign:
 @registry.register
 @dataclasses.dataclass(frozen=True)
 class Concat:
-  """The features of several functions, concatenated; F is the sum of theirs.
+  """The concatenated features of several functions; F is the sum of their F.
 
   >>> both = preprocess.Concat([preprocess.LogAndSign(), preprocess.Clamp()])
   >>> both(tf.zeros([4])).shape
@@ -109,8 +109,13 @@ class Concat:
 def is_elementwise(preprocess: Preprocess) -> bool:
   """Whether each entry's features are known to depend on that entry alone.
 
-  A function or class of the user's says so by an attribute, `is_elementwise = True`;
-  it then consists of operations that XLA can compile.
+  A function or class of your own declares this by an attribute `is_elementwise = True`;
+  XLA must then be able to compile it.
+
+  >>> preprocess.is_elementwise(preprocess.Clamp())
+  True
+  >>> preprocess.is_elementwise(lambda grads: tf.nn.softmax(grads)[:, tf.newaxis])
+  False
   """
   if type(preprocess) is Concat:
     return all(map(is_elementwise, preprocess.parts))
@@ -129,7 +134,7 @@ _TERM = re.compile(r"(\w+)(?:\(([^()]*)\))?")
 
 
 def get(preprocess: str | Preprocess) -> Preprocess:
-  """Returns the function that a string describes; returns a callable as it is.
+  """Returns the function that a string describes, or a callable itself.
 
   >>> preprocess.get("log_and_sign(p=5)+clamp(scale=20)")
   Concat(parts=(LogAndSign(p=5.0), Clamp(min_value=-1.0, max_value=1.0, scale=20.0)))

@@ -1,7 +1,7 @@
-"""Which classes an exported optimizer may consist of, and how they become JSON.
+"""The classes that an exported optimizer may consist of, and their form in JSON.
 
 Nothing in an export is executed: a class is looked up here by its name, among
-those that registered themselves.
+those that are registered.
 """
 
 import dataclasses
@@ -13,16 +13,25 @@ _REGISTRY: dict[str, type] = {}
 
 
 class ExportError(ValueError):
-  """A file that is no valid export, or an object that cannot be exported."""
+  """The file is not a valid export, or the object cannot be exported."""
 
 
 def register(cls: type) -> type:
-  """Class decorator: instances may appear in exports under the class's name.
+  """Class decorator: instances can be exported, under the class's name.
 
-  Expressions of the command line, such as --optimizer=Name(units=3), know it as well.
+  Command-line expressions such as --optimizer=Name(units=3) know the name as well. The
+  class must be a dataclass, or have a `config` property that returns the constructor's
+  arguments by name.
 
-  The class needs a `config` property of constructor arguments, or be a
-  dataclass. Register your own preprocessing this way to export it.
+  >>> @l2l_tf.register
+  ... class Cubed:
+  ...   config = {}
+  ...   def __call__(self, grads):
+  ...     return grads[:, tf.newaxis] ** 3
+  >>> save(CoordinatewiseLSTM(preprocess=Cubed()), "cubed.l2l.npz")
+
+  Raises:
+    ValueError: if another class of the same name is registered.
   """
   if _REGISTRY.setdefault(cls.__name__, cls) is not cls:
     raise ValueError(

@@ -11,8 +11,8 @@ therefore keep seeds non-negative and turn bits into floats themselves.
 
 import tensorflow as tf
 
-# First branch below a run's seed. Problems that select anything (a learning
-# rate, the best weights) are never those that train or those that are reported.
+# First branch below a run's seed. Tasks that select something (a learning rate, the
+# best weights) are never those that are trained on or those that are reported.
 WEIGHTS, TRAINING, VALIDATION, TUNING, EVALUATION, ESTIMATION = range(6)
 
 _POSITIVE = 0x7FFFFFFF
@@ -21,7 +21,6 @@ _POSITIVE = 0x7FFFFFFF
 def make(seed: int, *path: int | tf.Tensor) -> tf.Tensor:
   """Returns the seed at `path` below the integer `seed`, int32 of shape [2].
 
-  >>> from l2l_tf import seeds
   >>> seed = seeds.make(0, seeds.TRAINING, 5)  # of the sixth training task
   >>> bool(tf.reduce_all(seed == seeds.make(0, seeds.TRAINING, 5)))
   True
@@ -35,7 +34,11 @@ def make(seed: int, *path: int | tf.Tensor) -> tf.Tensor:
 def fold_in(seed: tf.Tensor, branch: int | tf.Tensor) -> tf.Tensor:
   """Returns the seed that the integer `branch` names below `seed`; shape [2].
 
-  Of several seeds, [N, 2], as many.
+  For N seeds [N, 2], returns the branch of each, [N, 2].
+
+  >>> seed = seeds.make(0, seeds.TRAINING)
+  >>> bool(tf.reduce_all(seeds.fold_in(seed, 5) == seeds.make(0, seeds.TRAINING, 5)))
+  True
   """
   seed = tf.convert_to_tensor(seed)
   if seed.shape.rank == 2:
@@ -45,7 +48,10 @@ def fold_in(seed: tf.Tensor, branch: int | tf.Tensor) -> tf.Tensor:
 
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
-  """Returns `num` seeds below `seed`, each of shape [2], or [N, 2] like `seed`."""
+  """Returns `num` seeds below `seed`, each of shape [2], or [N, 2] like `seed`.
+
+  >>> init_seed, batch_seed = seeds.split(seeds.make(0), 2)
+  """
   seed = tf.convert_to_tensor(seed)
   if seed.shape.rank == 2:
     below = tf.vectorized_map(lambda one: tf.stack(split(one, num)), seed, warn=False)
@@ -57,20 +63,30 @@ def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
 def uniform(
   shape: list[int], seed: tf.Tensor, dtype: tf.DType = tf.float32
 ) -> tf.Tensor:
-  """Draws from the uniform distribution on [0, 1), in multiples of 2^-23."""
+  """Draws from the uniform distribution on [0, 1), in multiples of 2^-23.
+
+  >>> seeds.uniform([2, 3], seeds.make(0)).shape
+  TensorShape([2, 3])
+  """
   return tf.cast(_bits(shape, seed), dtype) * 2.0**-23
 
 
 def normal(
   shape: list[int], seed: tf.Tensor, stddev: float = 1.0, dtype: tf.DType = tf.float32
 ) -> tf.Tensor:
-  """Draws from N(0, stddev^2), by the inverse of its distribution function."""
+  """Draws from N(0, stddev^2), by the inverse distribution function.
+
+  >>> theta = seeds.normal([10], seeds.make(0), stddev=0.01)
+  """
   centred = (tf.cast(_bits(shape, seed), dtype) + 0.5) * 2.0**-22 - 1.0  # in (-1, 1)
   return stddev * 2.0**0.5 * tf.math.erfinv(centred)
 
 
 def integers(shape: list[int], seed: tf.Tensor, limit: int) -> tf.Tensor:
-  """Draws int32 numbers from 0 to `limit` - 1."""
+  """Draws int32 numbers from 0 to `limit` - 1, with equal probability.
+
+  >>> batch = seeds.integers([32], seeds.make(0), limit=1000)  # of 1000 examples
+  """
   return tf.random.stateless_uniform(shape, seed, 0, limit, tf.int32)
 
 

@@ -34,13 +34,13 @@ class Row(NamedTuple):
   final_high: float
   median_final_loss: float
   area: float  # under the mean curve, per step: the mean over tasks and steps
-  steps_to_best: int | None  # to reach the best baseline's final loss
-  ratio_to_best: float | None  # of final losses; None without a positive best
+  steps_to_best: int | None  # until the best baseline's final loss is reached
+  ratio_to_best: float | None  # of final losses; None unless the best one is positive
   held_out: dict[str, float]  # means over draws
 
 
 def mean_band(losses: np.ndarray) -> Band:
-  """Returns the mean over tasks, with a normal approximation of its interval.
+  """Returns the mean over tasks, with its interval by the normal approximation.
 
   Args:
     losses: [num_tasks, num_steps + 1].
@@ -53,7 +53,7 @@ def mean_band(losses: np.ndarray) -> Band:
 
 
 def median_band(losses: np.ndarray) -> Band:
-  """Returns the median over tasks, with order statistics as its interval.
+  """Returns the median over tasks, with its interval by order statistics.
 
   Args:
     losses: [num_tasks, num_steps + 1].
@@ -68,8 +68,13 @@ def median_band(losses: np.ndarray) -> Band:
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
   """Reduces each optimizer's curves to a row of the table.
 
-  Baselines are those with a learning rate; the best one has the lowest finite final
-  loss.
+  Optimizers with a learning rate are baselines; the best baseline is the one with the
+  lowest finite final loss.
+
+  >>> curves = compare(Simple(), {"RNNprop": RNNprop((5,))}, num_steps=5, num_draws=1,
+  ...                  baselines={"SGD": SGD}, learning_rates=[0.25])
+  >>> {row.optimizer: row.learning_rate for row in summarize(curves)}
+  {'RNNprop': None, 'SGD': 0.25}
   """
   finals = [
     c.losses[:, -1].mean(dtype=np.float64)
@@ -98,7 +103,15 @@ def _row(name: str, curves: Curves, best: float | None) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-  """Formats rows for a terminal, the lowest final loss first."""
+  """Formats rows for a terminal, the lowest final loss first.
+
+  >>> curves = compare(Simple(), {}, num_steps=5, num_draws=1,
+  ...                  baselines={"SGD": SGD}, learning_rates=[0.25])
+  >>> print(table(summarize(curves)))
+  optimizer  rate  final loss  +/-     median  mean over steps  ...
+  ---------  ----  ----------  ---  ---------  ---------------  ...
+  SGD        0.25   0.0009766    0  0.0009766           0.2222  ...
+  """
   held_out = list(rows[0].held_out)
   header = [
     "optimizer",
@@ -153,9 +166,17 @@ def plot(
   directory: str | os.PathLike[str],
   title: str = "Learning curves",
 ) -> pathlib.Path:
-  """Writes what `write` does, and `curves.png` beside it; returns the plot's path.
+  """Writes `summary.csv`, `curves.csv` and `curves.png`; returns the plot's path.
 
   Learned optimizers, those without a learning rate, are drawn as solid lines.
+
+  >>> curves = compare(Simple(), {"RNNprop": RNNprop((5,))}, num_steps=5, num_draws=1,
+  ...                  baselines={"SGD": SGD}, learning_rates=[0.25])
+  >>> plot(curves, "results").name
+  'curves.png'
+
+  Raises:
+    WriteError: if a file cannot be written.
   """
   _, curves_csv = write(curves, directory)
   learned = {name for name, c in curves.items() if c.learning_rate is None}

@@ -1,4 +1,4 @@
-"""Meta-training: an optimizer trains the optimizer.
+"""Meta-training: a meta-optimizer trains the learned optimizer's weights.
 
 Andrychowicz et al. 2016, section 2: phi follows the gradient of the meta-loss,
 computed window by window along the optimizee's trajectory.
@@ -21,14 +21,17 @@ from l2l_tf.problems import Problem, TaskBatch
 class MetaTrainer(tf.Module):
   """Trains an optimizer's weights phi on tasks drawn from a problem.
 
-  An episode optimizes one freshly drawn task, or a meta-batch of them, for
-  `num_steps` steps. After every window of `unroll_length` steps phi is updated, while
-  the optimizees and the optimizer's state go on. A whole episode is one call of one
-  `tf.function`.
+  An episode optimizes one freshly drawn task, or a meta-batch of them, for `num_steps`
+  steps. After every window of `unroll_length` steps there is a meta-step, an update of
+  phi; the optimizees and the optimizer's state carry on into the next window. A whole
+  episode is one call of one `tf.function`.
 
-  >>> trainer = MetaTrainer(Quadratic(batch_size=16), CoordinatewiseLSTM())
-  >>> for metrics in trainer.train(num_episodes=10):
-  ...   print(metrics["losses"][-1])
+  >>> optimizer = CoordinatewiseLSTM((5,), output_scale=0.1)
+  >>> trainer = MetaTrainer(Simple(), optimizer, num_steps=10, unroll_length=5)
+  >>> for metrics in trainer.train(num_episodes=2):
+  ...   print(metrics["losses"].shape, metrics["meta_loss"].shape)
+  (11,) (2,)
+  (11,) (2,)
   """
 
   def __init__(
@@ -46,29 +49,31 @@ class MetaTrainer(tf.Module):
     relative_loss: bool = False,
     objective: MetaObjective | None = None,
   ):
-    """Initializes the meta-optimizer's state, and the meta-gradient's.
+    """Initializes the states of the meta-optimizer and of the meta-gradient.
 
     Args:
       problem: the distribution of tasks.
       optimizer: the learned optimizer; its variables are updated in place.
       meta_optimizer: trains phi; Adam at 0.001 by default.
-      meta_gradient: how a window gives the gradient of phi.
+      meta_gradient: estimates the gradient of a window's meta-loss.
       num_steps: inner steps per episode, a multiple of `unroll_length`.
       unroll_length: inner steps per window (the paper's 20).
       clip_norm: global norm to which a meta-gradient is clipped.
-      seed: names the sequence of tasks.
-      jit_compile: whether XLA compiles the whole episode, for one core; without it,
-        it compiles the parts where that pays, for all. Either way anew for each
-        `unroll_length`.
-      meta_batch_size: tasks drawn per episode; the meta-loss is their mean.
-      relative_loss: whether a window's meta-loss is divided by the loss where the
-        window starts; then tasks of any unit, and late windows, count alike.
+      seed: seed of the sequence of tasks.
+      jit_compile: whether XLA compiles the whole episode as one program, which runs on
+        one core. By default XLA compiles only the parts that gain from it, and they run
+        on all cores. Either way it compiles again for another `unroll_length`.
+      meta_batch_size: tasks drawn per episode; the meta-loss is the mean over them.
+      relative_loss: whether a window's meta-loss is divided by the loss at its start;
+        then the scale of the loss does not matter, and late windows count as much as
+        early ones.
       objective: the meta-loss and its clipping in one object, in place of `clip_norm`,
         `relative_loss` and the weights of `TruncatedBPTT`.
 
     Raises:
-      ValueError: for sizes that are not positive, lengths that are not multiples, or
-        an optimizer without weights.
+      ValueError: if a size is not positive, `num_steps` is not a multiple of
+        `unroll_length`, the optimizer has no weights, or two arguments exclude each
+        other.
     """
     super().__init__()
     check_lengths(num_steps, unroll_length)
@@ -111,7 +116,7 @@ class MetaTrainer(tf.Module):
   def train(
     self, num_episodes: int, first_episode: int = 0
   ) -> Iterator[dict[str, Any]]:
-    """Yields the metrics of each episode, after its updates."""
+    """Yields each episode's metrics, as from `train_episode`, after its meta-steps."""
     for episode in range(first_episode, first_episode + num_episodes):
       yield self.train_episode(episode)
 
@@ -122,11 +127,11 @@ class MetaTrainer(tf.Module):
       episode: index of the task in the sequence that the seed names.
 
     Returns:
-      Arrays: "meta_loss", "meta_gradient_norm" and "skipped", one entry per window
-      (a window is skipped, its update not made, when its meta-loss or
-      meta-gradient is not finite); "losses" [num_steps + 1] along the trajectory;
-      "gradient_size" and "update_size" [num_steps], root mean squares;
-      "diagnostics", scalars from the optimizer at the last step.
+      A dict of arrays: "meta_loss", "meta_gradient_norm" and "skipped", one entry per
+      window (a window is skipped, without a meta-step, if its meta-loss or
+      meta-gradient is not finite); "losses" along the trajectory, [num_steps + 1];
+      "gradient_size" and "update_size", root mean squares, [num_steps]; and
+      "diagnostics", a dict of scalars from the optimizer at the last step.
     """
     lengths = self.num_steps // self.unroll_length, self.unroll_length
     if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
@@ -167,11 +172,12 @@ class MetaTrainer(tf.Module):
   def _start(self, episode, most_groups=None):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
-      # A task is named by its key alone, however the tasks are run.
+      # A task depends on its key alone, not on how the tasks are grouped.
       size = self._meta_batch_size
       keys = seeds.split(seed, size) if size > 1 else [seed]
     if self._jit_compile or self.estimator_state_variables:
-      most_groups = 1  # One program, one core; one state, one group.
+      # A whole program runs on one core; a meta-gradient's state belongs to one group.
+      most_groups = 1
     groups = execution.groups(self.problem, self.optimizer, keys, most_groups)
     problem, _, params = groups[0]
     arrange = self.meta_gradient.arranged
@@ -201,7 +207,7 @@ class MetaTrainer(tf.Module):
         groups, optimizer, carries, states, window_seed, length, _observe
       )
       values, meta_state = self._learn(window, first_losses, carries, meta_state)
-      _, _, skipped, *_ = values  # A window that is skipped leaves no trace.
+      _, _, skipped, *_ = values  # A skipped window leaves these states unchanged.
       keep = lambda old, new: tf.where(skipped, old, new)
       states = tf.nest.map_structure(keep, states, next_states)
       records = [r.write(i, x) for r, x in zip(records, values)]
@@ -233,7 +239,7 @@ class MetaTrainer(tf.Module):
     }
 
   def _learn(self, window, first_losses, carries, meta_state):
-    """Updates phi after a window; returns what to record, and the meta-state."""
+    """Takes a meta-step after a window; returns what to record, and the meta-state."""
     first_loss = dtypes.add(first_losses) / self._meta_batch_size
     meta_loss, gradient = self.objective.in_units(
       window.meta_loss, window.meta_gradient, first_loss
@@ -247,7 +253,11 @@ class MetaTrainer(tf.Module):
     return (window.meta_loss, norm, skipped, loss, *sizes), meta_state
 
   def _windows(self, groups, optimizer, carries, states, seed, length, observe):
-    """Runs every group's window; returns their mean over tasks and where they ended."""
+    """Runs one window of every group.
+
+    Returns:
+      The window's mean over all tasks, and every group's carry and state after it.
+    """
     problem = groups[0].problem  # the same in all
     run = lambda task, carry, state, length: self.meta_gradient(
       problem, optimizer, task, carry, length, observe, self.objective, state, seed
@@ -258,12 +268,12 @@ class MetaTrainer(tf.Module):
     windows, states = [w for w, _ in results], [s for _, s in results]
     per_task = lambda *x: tf.add_n(x) / self._meta_batch_size
     if len(windows) == self._meta_batch_size == 1:
-      per_task = lambda x: x  # no operations without a purpose in the graph
+      per_task = lambda x: x  # keeps needless operations out of the graph
     sums = tf.nest.map_structure(per_task, *[w._replace(carry=()) for w in windows])
     return sums, [w.carry for w in windows], states
 
   def _update(self, window: Window, meta_state):
-    """Moves phi along the clipped meta-gradient, unless the window is not finite."""
+    """Takes a meta-step along the clipped meta-gradient if the window is finite."""
     phi = self.optimizer.trainable_variables
     with tf.name_scope("meta_optimizer/"):
       norm = tf.linalg.global_norm(dtypes.for_sum(window.meta_gradient))
@@ -281,7 +291,7 @@ class MetaTrainer(tf.Module):
 
 
 def _objective(objective, meta_gradient, relative, clip_norm) -> MetaObjective:
-  """Returns the meta-objective, however the trainer was told of it."""
+  """Returns the meta-objective, given as such or by the separate arguments."""
   is_plain = isinstance(meta_gradient, TruncatedBPTT)
   weights = meta_gradient.weights if is_plain else all_ones
   if objective is None:

@@ -22,9 +22,15 @@ from l2l_tf.optimizers.traits import ALL, COORDINATE, GRADIENTS, Coupling, Reads
 class Optimizer(snt.Module, abc.ABC):
   """An update rule as a pure function of gradients and its own state.
 
-  Its variables, if any, are phi, the weights that meta-training learns. What
-  belongs to one run of the optimizer (momenta, LSTM states) is `state`, which
-  the caller carries.
+  Its variables, if any, are phi, the weights that meta-training learns. What belongs to
+  one optimization run (momenta, LSTM states) is in `state`, which the caller passes
+  from step to step.
+
+  >>> optimizer, theta = Adam(0.1), [tf.constant([1.0, -2.0])]
+  >>> state = optimizer.initial_state(theta)
+  >>> grads = [2.0 * x for x in theta]  # of the sum of squares
+  >>> updates, state = optimizer(grads, state)
+  >>> theta = [x + u for x, u in zip(theta, updates)]
   """
 
   # What the update of one coordinate may depend on. COORDINATE lets the coordinates of
@@ -39,7 +45,7 @@ class Optimizer(snt.Module, abc.ABC):
 
   def __init_subclass__(cls, **kwargs):
     super().__init_subclass__(**kwargs)
-    # How version 0.1.0 said it.
+    # The attributes that version 0.1.0 had for this still work.
     if isinstance(cls.__dict__.get("is_coordinatewise"), bool):
       cls.coupling = COORDINATE if cls.is_coordinatewise else ALL
       cls.jit_compile = cls.__dict__.get("jit_compile", False)
@@ -60,17 +66,18 @@ class Optimizer(snt.Module, abc.ABC):
     """The constructor arguments, for export."""
 
   def get_phi(self) -> Sequence[tf.Variable | tf.Tensor]:
-    """The weights that meta-training learns: own variables, or what it was given."""
+    """Returns phi: the variables, or the tensors that `with_phi` was given."""
     return self.__dict__.get("_given_phi", self.trainable_variables)
 
   def with_phi(self, phi: Sequence[tf.Tensor]) -> "Optimizer":
     """Returns this optimizer with other weights; it and its variables stay as they are.
 
-    The result shares everything else with this object. Weights that depend on other
-    tensors can be differentiated through, and vectorised over.
+    The result shares everything else with this object. If the weights depend on other
+    tensors, a tape can differentiate through them; they can also be vectorised over.
 
-    >>> optimizer = CoordinatewiseLSTM((5,))
+    >>> optimizer, grads = CoordinatewiseLSTM((5,)), [tf.ones([3])]
     >>> perturbed = [w + 0.01 for w in optimizer.get_phi()]
+    >>> state = optimizer.initial_state(grads)
     >>> updates, _ = optimizer.with_phi(perturbed)(grads, state)
 
     Args:
@@ -80,15 +87,15 @@ class Optimizer(snt.Module, abc.ABC):
       ValueError: if the number of tensors or a shape differs.
     """
     _check_phi(self, phi)
-    # A tensor that stands for two weights is two tensors, which can be told apart.
+    # `identity`: a tensor that is given for two weights becomes two distinct ones.
     return _rebuilt(
       self, {v.ref(): tf.identity(x) for v, x in zip(self.get_phi(), phi)}
     )
 
   def initial_params(self, params: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns where to start, given a problem's initial parameters; those by default.
+    """Returns theta_0, given the problem's initial parameters; by default just those.
 
-    A learned start depends on phi.
+    An optimizer with a learned start computes it from phi.
     """
     return params
 
@@ -96,7 +103,7 @@ class Optimizer(snt.Module, abc.ABC):
   def learns_start(self) -> bool:
     """Whether `initial_params` may depend on phi.
 
-    An optimizer whose `initial_state` does says so by a property of its own.
+    An optimizer whose `initial_state` depends on phi overrides this property.
     """
     return type(self).initial_params is not Optimizer.initial_params
 
@@ -122,7 +129,7 @@ class Optimizer(snt.Module, abc.ABC):
       grads: the gradient of each optimizee parameter.
       state: from `initial_state` or the previous step.
       params: the parameters themselves, for optimizers that read them.
-      loss: the scalar loss, likewise.
+      loss: the scalar loss, for optimizers that read it.
 
     Returns:
       `(updates, next_state)`; the caller sets theta <- theta + update.
@@ -131,26 +138,26 @@ class Optimizer(snt.Module, abc.ABC):
   def record(self, grads: list[tf.Tensor]) -> Any:
     """Returns what `sequence_gradient` needs of a step's gradients, a nest of tensors.
 
-    Those of an optimizer whose coupling is COORDINATE have the coordinates along their
-    last axis if it is given one vector.
+    If the coupling is COORDINATE and `grads` is a single vector, the tensors have its
+    coordinates along their last axis.
     """
     return grads
 
   def sequence_gradient(
     self, recorded: Any, state: Any, loss_weights: tf.Tensor
   ) -> list[tf.Tensor]:
-    """The first-order meta-gradient of a window, from the gradients met in it.
+    """Returns a window's first-order meta-gradient, from the gradients recorded in it.
 
-    For an optimizer that reads gradients alone, whose update u_t reaches the
+    It is for optimizers that read gradients alone. Their update u_t affects the
     meta-loss only through the later parameters: dL/du_t = sum_{k > t} w_k g_k.
 
     Args:
       recorded: what `record` returned for g_0, ..., g_T, stacked; each [T + 1, ...].
-      state: before the optimizer read g_0.
+      state: the optimizer's state before it read g_0.
       loss_weights: w_1, ..., w_T of the meta-loss sum_t w_t f(theta_t); [T].
 
     Returns:
-      Its gradient with respect to each entry of `get_phi()`.
+      The gradient of the meta-loss with respect to each entry of `get_phi()`.
     """
     phi = self.get_phi()
     num_steps = tf.shape(loss_weights)[0]
@@ -173,7 +180,7 @@ class Optimizer(snt.Module, abc.ABC):
     return tape.gradient(total, phi, unconnected_gradients="zero")
 
   def diagnostics(self, grads: list[tf.Tensor], state: Any) -> dict[str, tf.Tensor]:
-    """Scalars that explain this optimizer's inner working at one step."""
+    """Returns scalars that describe the optimizer at one step, e.g. gate saturation."""
     del grads, state
     return {}
 
@@ -199,7 +206,10 @@ def _check_phi(optimizer: Optimizer, phi: Sequence[tf.Tensor]) -> None:
 
 
 def _rebuilt(value: Any, phi: Mapping[Any, tf.Tensor]) -> Any:
-  """Returns `value` with its variables replaced, wherever modules hold them."""
+  """Returns `value` with its variables replaced, in nested modules and containers too.
+
+  What holds none of them is shared, not copied.
+  """
   if isinstance(value, tf.Variable):
     return phi.get(value.ref(), value)
   if isinstance(value, tf.Module):
@@ -211,7 +221,7 @@ def _rebuilt(value: Any, phi: Mapping[Any, tf.Tensor]) -> Any:
     if isinstance(value, Optimizer):
       view._given_phi = [phi.get(v.ref(), v) for v in value.get_phi()]
     return view
-  if tf.is_tensor(value):  # of a view that is given other weights in its turn
+  if tf.is_tensor(value):  # a weight that an earlier `with_phi` was given
     return phi.get(value.ref(), value)
   if isinstance(value, dict):
     items = {k: _rebuilt(v, phi) for k, v in value.items()}
@@ -222,7 +232,7 @@ def _rebuilt(value: Any, phi: Mapping[Any, tf.Tensor]) -> Any:
     changed = {name: v for name, v in items.items() if v is not fields[name]}
     return dataclasses.replace(value, **changed) if changed else value
   if isinstance(value, (list, tuple)):
-    value = getattr(value, "__wrapped__", value)  # as TensorFlow tracks it
+    value = getattr(value, "__wrapped__", value)  # TensorFlow wraps lists to track them
     items = [_rebuilt(v, phi) for v in value]
     if all(x is y for x, y in zip(items, value)):
       return value

@@ -1,7 +1,7 @@
 """LSTM optimizers that share their weights over all coordinates or kernels.
 
-Andrychowicz et al. 2016, section 2.1 and figure 3: one small LSTM, its weights
-shared by all coordinates, its state separate for each.
+Andrychowicz et al. 2016, section 2.1 and figure 3: one small LSTM for all coordinates,
+with shared weights and a separate state for each coordinate.
 https://arxiv.org/abs/1606.04474
 """
 
@@ -22,7 +22,7 @@ from l2l_tf.optimizers.traits import ALL, COORDINATE, GRADIENTS, TENSOR, Couplin
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-  """From gradients [..., rows, N] to the network's inputs [..., rows * F, N]."""
+  """Maps gradients [..., rows, N] to the network's inputs [..., rows * F, N]."""
 
   preprocess: preprocess_lib.Preprocess
 
@@ -39,7 +39,7 @@ class _Inputs:
 class ColumnwiseLSTM(base.Optimizer):
   """A deep LSTM on a batch of columns; a subclass says what a column is."""
 
-  _own_coupling = TENSOR  # of an elementwise preprocess
+  _own_coupling = TENSOR  # if the preprocess is elementwise
   reads = {GRADIENTS}
 
   def __init__(
@@ -102,8 +102,8 @@ class ColumnwiseLSTM(base.Optimizer):
 
   @property
   def _has_pass(self) -> bool:
-    """Whether the pass over recorded gradients gives the gradient of all of phi."""
-    # A preprocess may have weights of its own, which that pass does not know.
+    """Whether `backprop.gradient` computes the gradient with respect to all of phi."""
+    # A preprocess may have weights of its own, which it does not differentiate.
     num_weights = len(tf.nest.flatten(self._network.weights))
     return self._is_elementwise and len(self.get_phi()) == num_weights
 
@@ -137,13 +137,16 @@ class ColumnwiseLSTM(base.Optimizer):
 
 @registry.register
 class CoordinatewiseLSTM(ColumnwiseLSTM):
-  """m in g_t, h_{t+1} = m(grad_t, h_t, phi), applied to every coordinate.
+  """A deep LSTM on every coordinate, with shared weights and separate states.
 
-  All coordinates of all parameters run as one batch of N columns, of one row each.
+  It is m in g_t, h_{t+1} = m(grad_t, h_t, phi), Andrychowicz et al. 2016, equation 3.
+  The coordinates of all parameters run as one batch of N columns, with one row each.
 
   >>> optimizer = CoordinatewiseLSTM(layers=(20, 20), preprocess="log_and_sign")
-  >>> theta = [tf.ones([3])]
-  >>> updates, state = optimizer(theta, optimizer.initial_state(theta))
+  >>> grads = [tf.ones([3]), tf.ones([2, 2])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  >>> [u.shape for u in updates]
+  [TensorShape([3]), TensorShape([2, 2])]
   """
 
   _own_coupling = COORDINATE
@@ -168,11 +171,12 @@ class CoordinatewiseLSTM(ColumnwiseLSTM):
         steps.
       initializer: "truncated_normal", of variance 1 / fan-in before truncation at
         two standard deviations, or "zeros".
-      seed: of the initial weights.
-      dtype: of the weights and the state, as a string.
+      seed: seed of the initial weights.
+      dtype: type of the weights and the state, as a string.
 
     Raises:
-      ValueError: for a layer below one unit or an unknown name.
+      ValueError: for a layer below one unit, an output_scale that is not finite, or an
+        unknown name.
     """
     super().__init__(1, layers, preprocess, output_scale, initializer, seed, dtype)
 
@@ -185,11 +189,17 @@ class CoordinatewiseLSTM(ColumnwiseLSTM):
 
 @registry.register
 class KernelwiseLSTM(ColumnwiseLSTM):
-  """A deep LSTM that reads and moves one whole convolution kernel at a time.
+  """A deep LSTM that reads and updates one whole convolution kernel at a time.
 
   google-deepmind/learning-to-learn, networks.py, `KernelDeepLSTM`: for filters
   of shape [height, width, in, out], each of the in * out kernels is one column.
-  Use it inside a `Partition`, for the filters alone.
+  Use it in a `Partition`, for the filters alone.
+
+  >>> kernels = KernelwiseLSTM(kernel_shape=(3, 3))
+  >>> routes = [(Where(rank=4), kernels), (Where(role="bias"), Adam())]
+  >>> routes += [(Where(rank=2), CoordinatewiseLSTM())]
+  >>> problem = ConvNet(problems.datasets.digits())
+  >>> optimizer = Partition(routes, problem.parameters())
   """
 
   def __init__(
@@ -206,15 +216,16 @@ class KernelwiseLSTM(ColumnwiseLSTM):
 
     Args:
       kernel_shape: (height, width) of the kernels.
-      layers: as in `CoordinatewiseLSTM`, like all that follow.
+      layers: as in `CoordinatewiseLSTM`, and so are the arguments below.
       preprocess: applied to every entry of a kernel.
       output_scale: factor on the output.
       initializer: "truncated_normal" or "zeros".
-      seed: of the initial weights.
-      dtype: of the weights and the state, as a string.
+      seed: seed of the initial weights.
+      dtype: type of the weights and the state, as a string.
 
     Raises:
-      ValueError: for a layer or a kernel side below one, or an unknown name.
+      ValueError: for a layer or a kernel side below one, an output_scale that is not
+        finite, or an unknown name.
     """
     if not _are_positive_integers(kernel_shape) or len(kernel_shape) != 2:
       raise ValueError(

@@ -1,8 +1,8 @@
-"""The hand-designed update rules, functional, from the learned ones' interface.
+"""Hand-designed update rules, with the interface of the learned optimizers.
 
-Each rule is a pure function whose lines read like its source; the class holds
-the hyper-parameters. All agree with their twins in `keras.optimizers`, whose
-conventions they follow where papers leave a choice.
+Each rule is a pure function whose lines read like the paper's; the class holds the
+hyper-parameters. All agree with their counterparts in `keras.optimizers`, and follow
+their conventions where the papers leave a choice.
 """
 
 import abc
@@ -19,9 +19,9 @@ from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS
 # A float, a scalar tensor or variable, or a schedule: step (from 0) -> rate.
 LearningRate = float | tf.Tensor | tf.Variable | Callable[[tf.Tensor], tf.Tensor]
 
-_EPSILON = 1e-7  # Keras's default.
-# Inside square roots: too small to change a float32 result, large enough that
-# the root's derivative at zero is finite and back-propagation through it is too.
+_EPSILON = 1e-7  # Keras's default
+# Added inside square roots: too small to change a float32 result, large enough that the
+# root's derivative at zero is finite, and with it the meta-gradient.
 _EPSILON_ROOT = 1e-30
 
 
@@ -29,7 +29,7 @@ class HandDesignedState(NamedTuple):
   """State of a hand-designed rule."""
 
   step: tf.Tensor  # [], steps taken
-  slots: tuple[list[tf.Tensor], ...]  # per moment, per parameter, of its shape
+  slots: tuple[list[tf.Tensor], ...]  # one tensor per moment and parameter, like it
 
 
 def momentum_update(grad, velocity, rate, momentum):
@@ -57,7 +57,7 @@ def adagrad_update(grad, total, rate, epsilon):
 
 
 def adam_moments(grad, first, second, beta_1, beta_2):
-  """Kingma and Ba 2015, algorithm 1: m <- b1 m + (1 - b1) g, v with g^2 likewise."""
+  """Kingma and Ba 2015, algorithm 1: m <- b1 m + (1 - b1) g; v with b2 and g^2."""
   first = beta_1 * first + (1.0 - beta_1) * grad
   return first, beta_2 * second + (1.0 - beta_2) * tf.square(grad)
 
@@ -70,13 +70,23 @@ def adam_update(grad, first, second, step, rate, beta_1, beta_2, epsilon):
 
 
 class HandDesigned(base.Optimizer):
-  """A rule with a learning rate, applied to each parameter by itself."""
+  """A rule with a learning rate, applied to each coordinate separately."""
 
   coupling = COORDINATE
   reads = {GRADIENTS}
-  _initial_slots: tuple[float, ...] = ()  # value at which each moment starts
+  _initial_slots: tuple[float, ...] = ()  # initial value of each moment
 
   def __init__(self, learning_rate: LearningRate, **hyper: float):
+    """Initializes the rule.
+
+    Args:
+      learning_rate: alpha, a positive number, a scalar tensor or variable, or a
+        schedule from the step, counted from 0, to the rate.
+      **hyper: the rule's other hyper-parameters.
+
+    Raises:
+      ValueError: for a number that is not positive and finite.
+    """
     super().__init__()
     is_given = callable(learning_rate) or tf.is_tensor(learning_rate)
     if not is_given and not (
@@ -124,7 +134,13 @@ class HandDesigned(base.Optimizer):
 
 @registry.register
 class SGD(HandDesigned):
-  """theta <- theta - alpha g; no momentum."""
+  """Gradient descent without momentum: the update is -alpha g.
+
+  >>> optimizer, grads = SGD(0.1), [tf.constant([1.0, -2.0])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  >>> updates[0].numpy()
+  array([-0.1,  0.2], dtype=float32)
+  """
 
   def __init__(self, learning_rate: LearningRate):
     super().__init__(learning_rate)
@@ -135,7 +151,12 @@ class SGD(HandDesigned):
 
 @registry.register
 class Momentum(HandDesigned):
-  """Heavy-ball momentum; `momentum` is mu in Polyak 1964."""
+  """Heavy-ball momentum, Polyak 1964; `momentum` is mu.
+
+  >>> optimizer, grads = Momentum(0.1, momentum=0.9), [tf.ones([2])]
+  >>> _, state = optimizer(grads, optimizer.initial_state(grads))
+  >>> updates, state = optimizer(grads, state)  # 1.9 times the first
+  """
 
   _initial_slots = (0.0,)
 
@@ -148,7 +169,11 @@ class Momentum(HandDesigned):
 
 @registry.register
 class Nesterov(HandDesigned):
-  """Nesterov's accelerated gradient, with `momentum` mu."""
+  """Nesterov's accelerated gradient, Sutskever et al. 2013; `momentum` is mu.
+
+  >>> optimizer, grads = Nesterov(0.1, momentum=0.9), [tf.ones([2])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  """
 
   _initial_slots = (0.0,)
 
@@ -161,7 +186,11 @@ class Nesterov(HandDesigned):
 
 @registry.register
 class RMSprop(HandDesigned):
-  """RMSprop, not centred; `rho` is the decay of the mean square."""
+  """RMSprop, not centred, Hinton 2012; `rho` is the decay of the mean square.
+
+  >>> optimizer, grads = RMSprop(0.001, rho=0.9), [tf.ones([2])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  """
 
   _initial_slots = (0.0,)
 
@@ -176,7 +205,11 @@ class RMSprop(HandDesigned):
 
 @registry.register
 class Adagrad(HandDesigned):
-  """Adagrad; sums of squares start at Keras's 0.1."""
+  """Adagrad, Duchi et al. 2011; the sum of squares starts at 0.1, as in Keras.
+
+  >>> optimizer, grads = Adagrad(0.1), [tf.ones([2])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  """
 
   _initial_slots = (0.1,)
 
@@ -189,7 +222,14 @@ class Adagrad(HandDesigned):
 
 @registry.register
 class Adam(HandDesigned):
-  """Adam; `epsilon` is the paper's epsilon-hat, as in Keras."""
+  """Adam, Kingma and Ba 2015; `epsilon` is the paper's epsilon-hat, as in Keras.
+
+  >>> schedule = keras.optimizers.schedules.CosineDecay(0.01, decay_steps=100)
+  >>> optimizer, grads = Adam(schedule), [tf.constant([1.0, -2.0])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  >>> updates[0].numpy().round(4)  # the first update is -rate * sign(g)
+  array([-0.01,  0.01], dtype=float32)
+  """
 
   _initial_slots = (0.0, 0.0)
 

@@ -1,6 +1,6 @@
 """Several optimizers, each for the parameters that its predicate selects.
 
-Andrychowicz et al. 2016, section 3.3: one LSTM moves the convolutional layers,
+Andrychowicz et al. 2016, section 3.3: one LSTM optimizes the convolutional layers,
 another the fully connected ones. https://arxiv.org/abs/1606.04474
 """
 
@@ -17,7 +17,7 @@ from l2l_tf.optimizers.traits import TENSOR, Coupling, Reads
 
 
 class Parameter(Protocol):
-  """What a predicate can ask; `l2l_tf.problems.Parameter` is one."""
+  """What a predicate is given; `l2l_tf.problems.Parameter` is one."""
 
   @property
   def path(self) -> str: ...
@@ -38,7 +38,11 @@ Predicate = Callable[[Parameter], bool]
 @registry.register
 @dataclasses.dataclass(frozen=True)
 class Where:
-  """Selects the parameters that match all that is given; `Where()` selects any.
+  """Selects the parameters that match every attribute given; `Where()` selects all.
+
+  >>> is_bias = Where(role="bias")
+  >>> [p.path for p in digits_mlp().parameters() if is_bias(p)]
+  ['layer_0/bias', 'layer_1/bias']
 
   Attributes:
     path: glob for the whole path, case-sensitive; "*" also matches "/".
@@ -60,10 +64,12 @@ class Where:
 
 @registry.register
 class Partition(base.Optimizer):
-  """Routes each parameter, by its position, to one of several optimizers.
+  """Routes each parameter to one of several optimizers, which updates it.
 
-  >>> parameters = Quadratic(batch_size=2).parameters()
-  >>> optimizer = Partition([(Where(rank=2), Adam(0.1))], parameters)
+  >>> problem = digits_mlp()
+  >>> routes = [(Where(role="kernel"), RNNprop()), (Where(role="bias"), Adam(0.01))]
+  >>> optimizer = Partition(routes, problem.parameters())
+  >>> trainer = MetaTrainer(problem, optimizer)
   """
 
   def __init__(
@@ -71,13 +77,13 @@ class Partition(base.Optimizer):
     routes: Sequence[tuple[Predicate, base.Optimizer]],
     parameters: Sequence[Parameter | tuple[str, Sequence[int], str]],
   ):
-    """Asks every predicate about every parameter, once.
+    """Assigns each parameter, by its position, to the route that selects it.
 
     Args:
       routes: pairs of a predicate and the optimizer of the parameters that it
         selects. Only registered predicates, such as `Where`, can be exported.
-      parameters: the optimizee's, from `Problem.parameters()`; or, as in an
-        exported file, triples of path, shape and role.
+      parameters: the optimizee's parameters, from `Problem.parameters()`; or, as in
+        an exported file, triples of path, shape and role.
 
     Raises:
       ValueError: for a parameter that no route or more than one route selects, a
@@ -128,7 +134,7 @@ class Partition(base.Optimizer):
 
   @property
   def coupling(self) -> Coupling:
-    # A coordinate's route depends on the tensor that holds it.
+    # A coordinate's route depends on the tensor that it is in.
     return max(TENSOR, *(member.coupling for member in self._members))
 
   @property
@@ -172,7 +178,7 @@ class Partition(base.Optimizer):
     }
 
   def _gather(self, routed: Iterable[list[tf.Tensor]]) -> list[tf.Tensor]:
-    """Puts what the routes return, tensor by tensor, into the parameters' order."""
+    """Merges the tensors of all routes into one list, in the parameters' order."""
     gathered: list[Any] = [None] * len(self._parameters)
     for indices, tensors in zip(self._indices, routed):
       for k, x in zip(indices, tensors, strict=True):

@@ -1,4 +1,4 @@
-"""An LSTM optimizer that reads gradients only as Adam and RMSprop normalize them.
+"""An LSTM optimizer that reads gradients normalized as in Adam and RMSprop.
 
 Lv, Jiang and Li 2017, "Learning Gradient Descent: Better Generalization and Longer
 Horizons", section 4. https://arxiv.org/abs/1703.03633
@@ -17,12 +17,12 @@ from l2l_tf.optimizers.hand_designed import adam_moments
 from l2l_tf.optimizers.lstm import backprop, network
 from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS
 
-# The square of the least epsilon is still a normal number in float32.
+# Its square is still a normal number in float32.
 _MIN_EPSILON = 1e-18
 
 
 class Moments(NamedTuple):
-  """Adam's moving averages, before their bias is corrected."""
+  """Adam's moving averages, without bias correction."""
 
   first: tf.Tensor  # [1, N], of the gradient
   second: tf.Tensor  # [1, N], of its square
@@ -37,10 +37,13 @@ class RNNpropState(NamedTuple):
 
 
 def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
-  """Section 4.2: m_hat / sqrt(v_hat) and g / sqrt(v_hat), of the new m and v.
+  """Section 4.2: m_hat / sqrt(v_hat) and g / sqrt(v_hat), with the updated m and v.
 
-  Epsilon stands inside the root, squared, so that the derivative at g = 0 is finite.
+  Epsilon is added inside the root, squared, so that the derivative at g = 0 is finite.
   Steps count from 1.
+
+  Returns:
+    Both, and the new m and v.
   """
   first, second = adam_moments(grad, first, second, beta_1, beta_2)
   first_hat = first / (1.0 - beta_1**step)
@@ -50,15 +53,15 @@ def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
 
 
 def time_features(step, scales):
-  """tanh(t / s - 1) for each scale s, of Metz et al. 2022, arxiv.org/abs/2203.11860."""
+  """tanh(t / s - 1) for each scale s; Metz et al. 2022, arxiv.org/abs/2203.11860."""
   return tf.tanh(step / tf.constant(scales, step.dtype) - 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-  """From gradients to the network's inputs, through the moments.
+  """Maps gradients to the network's inputs, and updates the moments.
 
-  Moments are kept in float32 at least: the squares of small gradients are zero in
+  Moments have at least float32 precision: squares of small gradients are zero in
   float16.
   """
 
@@ -94,7 +97,7 @@ class _Inputs:
     return inputs, Moments(first, second, step)
 
   def __call__(self, grads: tf.Tensor, moments: Moments) -> tf.Tensor:
-    """Maps gradients [T, 1, N] to inputs [T, features, N], by `step`."""
+    """Maps gradients [T, 1, N] to inputs [T, features, N], step by step."""
     num_steps = tf.shape(grads)[0]
 
     def body(t, moments, inputs):
@@ -109,19 +112,21 @@ class _Inputs:
 
 @registry.register
 class RNNprop(base.Optimizer):
-  """A deep LSTM from normalized gradients to bounded updates, on every coordinate.
+  """A deep LSTM on every coordinate, from normalized gradients to bounded updates.
 
-  With Adam's bias-corrected moments m_hat and v_hat of each coordinate, the LSTM
-  reads m_hat / sqrt(v_hat) and g / sqrt(v_hat), and the update is output_scale
-  tanh(.) of its output. So the updates do not change with the scale of the loss, and
-  no step can take a parameter further than output_scale.
+  Lv, Jiang and Li 2017, section 4. With Adam's bias-corrected moments m_hat and v_hat
+  of each coordinate, the LSTM reads m_hat / sqrt(v_hat) and g / sqrt(v_hat), and the
+  update is output_scale * tanh(output). So the updates do not change with the scale of
+  the loss, and no step changes a parameter by more than output_scale.
 
   The paper's fully connected layer with ELU before the LSTM is left out: the input
-  weights and non-linearities of the first layer's gates stand in its place.
+  weights and non-linearities of the first layer's gates take its place.
 
-  >>> optimizer = RNNprop(layers=(20, 20))
-  >>> theta = [tf.ones([3])]
-  >>> updates, state = optimizer(theta, optimizer.initial_state(theta))
+  >>> optimizer = RNNprop(output_scale=0.1)
+  >>> grads = [tf.constant([1e-6, 1.0, 1e6])]
+  >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
+  >>> bool(tf.reduce_all(tf.abs(updates[0]) <= 0.1))
+  True
   """
 
   coupling = COORDINATE
@@ -146,21 +151,21 @@ class RNNprop(base.Optimizer):
         before the tanh.
       beta_1: decay of the mean gradient (the paper's 0.95).
       beta_2: decay of the mean squared gradient (the paper's 0.95).
-      epsilon: gradient size below which updates depend on the gradient's scale, at
+      epsilon: gradient size below which updates depend on the gradient's scale; at
         least 1e-18.
       output_scale: the largest update of a parameter in one step (alpha, the paper's
         0.1).
-      time_scales: for each, a feature tanh(t / scale - 1) of the step t, from 1, so
-        that the updates can shrink as time goes on; (10, 100, 1000) suit runs of
-        thousands of steps. The paper has none.
+      time_scales: each adds an input tanh(t / scale - 1), where the step t counts from
+        1, so that updates can shrink in the course of a run; (10, 100, 1000) suit runs
+        of thousands of steps. The paper has none.
       initializer: "truncated_normal", of variance 1 / fan-in before truncation at
         two standard deviations, or "zeros".
-      seed: of the initial weights.
-      dtype: of the weights and the LSTM's state, as a string; the moments are kept in
-        float32 if that is more precise.
+      seed: seed of the initial weights.
+      dtype: type of the weights and the LSTM's state, as a string; the moments are kept
+        in float32 if that is more precise.
 
     Raises:
-      ValueError: for a number out of its range or an unknown name.
+      ValueError: for a number out of range or an unknown name.
     """
     super().__init__()
     self._dtype = coordinatewise.check_dtype(dtype)

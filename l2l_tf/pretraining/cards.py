@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 
 class Score(NamedTuple):
-  """Numbers of held-out tasks on which a learned optimizer does well, or diverges."""
+  """Numbers of held-out tasks on which a learned optimizer does well or diverges."""
 
   num_tasks: int
   no_worse_than_tuned_adam: int
@@ -49,14 +49,14 @@ class Card:
   """What is known about one pretrained optimizer.
 
   Attributes:
-    name: what `load` takes.
-    trained_on: the problem that it was trained on, in words.
+    name: the name for `load`.
+    trained_on: a description of the problem that it was trained on.
     commands: the commands that trained it, in order.
     seed: the seed of the training and of the draws in `results`.
-    num_updates: how many meta-updates its weights took.
-    minutes: how long the training took, on two cores.
-    num_draws: how many draws of each held-out task the losses are means over.
-    results: losses of it and of hand-designed optimizers on held-out tasks.
+    num_updates: number of meta-steps that its weights took.
+    minutes: time that the training took, on two cores.
+    num_draws: number of draws of each held-out task that the losses are means over.
+    results: its losses, and those of hand-designed optimizers, on held-out tasks.
   """
 
   name: str
@@ -70,7 +70,7 @@ class Card:
 
   @property
   def fails(self) -> list[str]:
-    """One sentence per task on which tuned Adam is better, the worst first."""
+    """One sentence per task on which tuned Adam is better, the largest ratio first."""
     found = []
     for task in _unique(r.task for r in self.results):
       ratios = [(steps, self._ratio(task, steps)) for steps in self.horizons]
@@ -85,7 +85,7 @@ class Card:
     return sorted(_unique(r.steps for r in self.results))
 
   def score(self, steps: int = 1000) -> Score:
-    """Counts the held-out tasks on which it does as well as Adam in `steps` steps."""
+    """Counts the held-out tasks on which it is as good as Adam after `steps` steps."""
     tasks = _unique(r.task for r in self.results)
     losses = [self._losses(task, steps) for task in tasks]
     diverged = {
@@ -99,7 +99,7 @@ class Card:
     )
 
   def summary(self) -> str:
-    """Its score at every horizon in one sentence."""
+    """Returns a sentence with the score at every horizon."""
     scores = [self.score(steps) for steps in self.horizons]
     listed = lambda values: ", ".join(f"{value:,}" for value in values)
     return (
@@ -111,7 +111,7 @@ class Card:
     )
 
   def table(self) -> str:
-    """The losses of all optimizers, one line per task and number of steps."""
+    """Returns the losses of all optimizers, a line per task and number of steps."""
     names = _unique(r.optimizer for r in self.results)
     lines = [["held-out task", "steps", *names]]
     for task in _unique(r.task for r in self.results):
@@ -159,7 +159,7 @@ class Card:
 
 
 class Cards(dict[str, Card]):
-  """Cards by name; its text has a paragraph per card."""
+  """Cards by name; `str` gives a paragraph per card."""
 
   def __str__(self) -> str:
     return "\n\n".join(_paragraph(card) for card in self.values())
@@ -168,8 +168,10 @@ class Cards(dict[str, Card]):
 def pretrained() -> Cards:
   """Returns the cards of the pretrained optimizers, by the names that `load` takes.
 
-  >>> print(l2l_tf.pretrained())
-  >>> print(l2l_tf.pretrained()["general"])
+  >>> cards = pretrained()
+  >>> list(cards)
+  ['general', 'mnist_mlp', 'quadratic']
+  >>> print(cards["general"])  # how it was trained, how well it does, where it fails
   """
   return Cards((path.stem, read(path)) for path in sorted(DIRECTORY.glob("*.json")))
 
@@ -182,9 +184,14 @@ def is_pretrained(name: str | os.PathLike[str]) -> bool:
 def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
   """Loads a pretrained optimizer, or one that was saved to a file.
 
+  >>> optimizer = load("general")
+  >>> optimizer.config["layers"]
+  (20, 20)
+
   Args:
     name_or_path: a name in `pretrained()`, or the path of a file that l2l-train or
-      `l2l_tf.save` wrote. A name comes first: write ./name for a file called so.
+      `l2l_tf.save` wrote. Write ./name for a file that has the name of a pretrained
+      optimizer.
 
   Returns:
     The optimizer, with its weights.
@@ -206,7 +213,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
 
 
 def write(card: Card, path: pathlib.Path) -> None:
-  """Writes a card as JSON, replacing a former one only once all is written."""
+  """Writes a card as JSON; an existing file is replaced only once that is complete."""
   fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card)}
   rows = [[*r[:-1], r.loss if r.loss < math.inf else None] for r in card.results]
   lines = [

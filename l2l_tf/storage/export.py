@@ -1,7 +1,7 @@
 """A trained optimizer as one small, self-describing file.
 
 The file is an uncompressed .npz: one JSON header (format version, constructor
-arguments, shape of every weight) and the weights as plain arrays in the order
+arguments, shape and type of every weight) and the weights as plain arrays in the order
 of the optimizer's variables. Nothing in it is executed: classes come from the
 `registry`, and pickled objects are refused.
 """
@@ -27,7 +27,14 @@ _MAX_HEADER_BYTES = 1 << 24
 
 
 def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
-  """Writes `optimizer` to `path`, replacing it only once all is written.
+  """Writes `optimizer` to a file.
+
+  An existing file is replaced only once the new one is complete.
+
+  >>> optimizer = RNNprop((5,))
+  >>> save(optimizer, "mine.l2l.npz")
+  >>> load("mine.l2l.npz").config == optimizer.config
+  True
 
   Args:
     optimizer: a registered `Optimizer`.
@@ -44,13 +51,13 @@ def save(optimizer: optimizers.Optimizer, path: str | os.PathLike[str]) -> None:
 
 
 def dumps(optimizer: optimizers.Optimizer) -> bytes:
-  """Returns what `save` writes.
+  """Returns the bytes that `save` writes.
 
   Args:
     optimizer: a registered `Optimizer`.
 
   Raises:
-    ExportError: as `save`.
+    ExportError: as in `save`.
   """
   header = {
     "format": "l2l_tf",
@@ -145,7 +152,7 @@ def _read_unguarded(data):
     np.load(io.BytesIO(data), allow_pickle=False) as arrays,
   ):
     members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
-    # Without compression, no array can be larger than the file itself.
+    # Without compression, no array can be larger than the file.
     if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
       raise ExportError("it is compressed, which no export is; export it again.")
     if members[_HEADER].file_size > _MAX_HEADER_BYTES:
@@ -157,8 +164,8 @@ def _read_unguarded(data):
         f" {header.get('version')!r}; this release reads 'l2l_tf' version"
         f" {FORMAT_VERSION}."
       )
-    snt.Module()  # Sonnet checks for eager mode once; in the graph that would fail.
-    with tf.Graph().as_default():  # Only shapes: no weight is allocated.
+    snt.Module()  # Sonnet checks once for eager mode, which would fail in the graph.
+    with tf.Graph().as_default():  # for the shapes alone; no weight is allocated
       specs = _specs(registry.build(header["optimizer"]))
     keys = [_weight_key(i) for i in range(len(specs))]
     if set(members) != {_HEADER, *keys}:
