@@ -48,7 +48,7 @@ def __dir__() -> list[str]:
   return [*globals(), *__all__]
 
 
-# Where the modules of version 0.1.0 are now; code that imports them goes on working.
+# Where the modules of version 0.1.0 are now; code that imports them still works.
 _MOVED = {
   "cards": "pretraining.cards",
   "checkpoint": "storage.checkpoint",
@@ -76,7 +76,7 @@ _MOVED = {
 
 
 class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-  """Gives the module under its new name to who asks for it under the old one."""
+  """Imports a moved module by its old name."""
 
   def find_spec(self, fullname, path=None, target=None):
     package, _, name = fullname.partition(".")
@@ -87,7 +87,7 @@ class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
   def create_module(self, spec):
     new = _MOVED[spec.name.partition(".")[2]]
     module = importlib.import_module(f"{__name__}.{new}")
-    spec.loader_state = module.__spec__  # which the caller overwrites
+    spec.loader_state = module.__spec__  # The import system overwrites it.
     return module
 
   def exec_module(self, module):

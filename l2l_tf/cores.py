@@ -1,9 +1,9 @@
-"""Who may use how many cores.
+"""How many cores each part of the work may use.
 
-A compiled call of the sizes met here keeps one core of a CPU busy, so work is split
-into as many calls as there are cores; a GPU takes it whole. Who has split work already
-gives each part its share, so that parts within parts do not add up to more calls than
-there are cores.
+An XLA call of the sizes that occur here keeps one CPU core busy, so work is split into
+as many calls as there are cores; a GPU gets it in one call. Code that splits its work
+gives each part a share of the cores, so that nested splits do not add up to more calls
+than there are cores.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ def on_gpu() -> bool:
 
 
 def available() -> int:
-  """Returns the cores that this process may use."""
+  """Returns the number of cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def num_shards() -> int:
-  """Returns into how many parts to split work here, while a graph is traced."""
+  """Returns how many parts to split work into, here in the trace of a graph."""
   return 1 if on_gpu() else max(1, available() // _share.get())
 
 
 @contextlib.contextmanager
 def shared_by(count: int) -> Iterator[None]:
-  """Lets what is traced within use one of `count` equal shares of the cores."""
+  """Gives what is traced in this context one of `count` equal shares of the cores."""
   token = _share.set(_share.get() * count)
   try:
     yield
@@ -45,6 +45,6 @@ def shared_by(count: int) -> Iterator[None]:
 
 
 def shards(size: int, most: int) -> Iterator[tuple[int, int]]:
-  """Yields (begin, end) of at most `most` even parts of `range(size)`."""
+  """Splits `range(size)` into at most `most` even parts; yields their (begin, end)."""
   count = max(1, min(num_shards(), size, most))
   yield from itertools.pairwise(size * i // count for i in range(count + 1))

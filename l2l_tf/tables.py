@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def number(value: float | None, digits: int) -> str:
-  """Writes a number with as many significant digits; integers whole, "-" for None."""
+  """Formats a number to `digits` significant digits; integers in full, None as "-"."""
   if value is None:
     return "-"
   return str(value) if isinstance(value, int) else f"{value:.{digits}g}"
@@ -13,16 +13,16 @@ def number(value: float | None, digits: int) -> str:
 def aligned(
   rows: Sequence[Sequence[str]], num_left: int = 1, has_rule: bool = False
 ) -> str:
-  """Writes rows of cells below each other, two spaces between columns.
+  """Formats rows of cells as lines, with two spaces between columns.
 
   Args:
     rows: of equal length; the first one is the header.
     num_left: how many columns, from the first, are aligned on the left; the others
       are aligned on the right.
-    has_rule: whether a line of dashes stands below the header.
+    has_rule: whether to put a line of dashes below the header.
 
   Returns:
-    A line per row, without spaces at its end.
+    A line per row, without trailing spaces.
   """
   widths = [max(map(len, column)) for column in zip(*rows)]
   if has_rule:

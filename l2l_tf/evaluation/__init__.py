@@ -1,1 +1,1 @@
-"""Learning curves of optimizers under one protocol, and what optimizers do."""
+"""Learning curves of optimizers under one protocol, and diagnosis of optimizers."""

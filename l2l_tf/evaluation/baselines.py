@@ -1,7 +1,7 @@
-"""The hand-designed optimizers that learned ones are compared with, and their rates.
+"""The baselines: hand-designed optimizers, with grids of learning rates to tune on.
 
-A baseline is a function of a learning rate. How many rates can be tried depends on
-what each of them costs to run, so there is a grid for each purpose.
+A baseline is a function of a learning rate. How many rates can be tried depends on how
+long each of them runs, so there is a grid for each purpose.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ BASELINES = {
 
 
 def _grid(first: float, last: float, num: int) -> tuple[float, ...]:
-  """`num` rates at equal ratios from 10^first to 10^last."""
+  """Returns `num` rates at equal ratios, from 10^first to 10^last."""
   return tuple(float(rate) for rate in np.logspace(first, last, num))
 
 
-# For all baselines of a comparison: four rates per decade. Wide, because the
-# quadratics' gradients arrive divided by their batch size.
+# For all baselines of a comparison: four rates per decade. The range is wide because
+# the gradients of `Quadratic` are divided by its batch size.
 LEARNING_RATES = _grid(-4, 2, 25)
 
 # For cards: three rates per decade of a narrower range, as each rate runs for
-# thousands of steps on every held-out task. The updates of rules that normalise the
-# gradient are as large as the rate; momentum's have the gradient's size, and ten of
-# them add up.
+# thousands of steps on every held-out task. Rules that normalise the gradient make
+# updates about as large as the rate. Momentum's are proportional to the gradient, and
+# with mu = 0.9 about ten of them add up.
 NORMALISED_RATES = _grid(-3, 0, 10)
 MOMENTUM_RATES = _grid(-2, 1, 10)
 

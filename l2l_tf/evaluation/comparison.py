@@ -36,9 +36,9 @@ class Trial:
       task: name of the problem on the card.
       problem: what to optimize.
       horizons: numbers of steps after which to take losses.
-      num_draws: draws of the problem that are reported.
+      num_draws: draws of the problem to report on.
       num_tuning_draws: draws on which each rate of a baseline's grid runs.
-      seed: names the draws.
+      seed: seed of all draws.
     """
     self.horizons = tuple(horizons)
     self._task = task

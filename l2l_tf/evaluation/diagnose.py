@@ -24,7 +24,7 @@ _NUM_NOISES = 32
 
 
 class Response(NamedTuple):
-  """Updates by gradient; every array is [N]."""
+  """The update for each of N gradients; every array is [N]."""
 
   gradients: np.ndarray
   first: np.ndarray  # from the initial state
@@ -33,7 +33,7 @@ class Response(NamedTuple):
 
 
 class Run(NamedTuple):
-  """N sequences of gradients, and the updates that the optimizer made of them."""
+  """N sequences of gradients, and the optimizer's updates for them."""
 
   gradients: np.ndarray  # [T, N]
   updates: np.ndarray  # [T, N]
@@ -100,8 +100,8 @@ def behaviour(
 
   Args:
     optimizer: as in `response`.
-    num_steps: T, of each run.
-    seed: of the noise.
+    num_steps: length T of each run.
+    seed: seed of the noise.
 
   Returns:
     The runs by name: "zero" (N = 1); "tiny", "normal" and "huge", with constant
@@ -146,7 +146,7 @@ def write(
 
 
 class _Player:
-  """Runs one optimizer on sequences of gradients, with a step compiled once."""
+  """Runs one optimizer on sequences of gradients; traced once per shape."""
 
   def __init__(self, optimizer: Optimizer):
     if isinstance(optimizer, Partition):
@@ -166,7 +166,7 @@ class _Player:
     count = gradients.shape[1]
     blocks = np.split(gradients, 1 if self._together else count, axis=1)
     spec = tf.TensorSpec(blocks[0].shape, tf.float32)
-    run = self._run.get_concrete_function(spec)  # traced once per shape, on purpose
+    run = self._run.get_concrete_function(spec)  # one trace per shape, on purpose
     updates, diagnostics = zip(*(run(tf.constant(b, spec.dtype)) for b in blocks))
     means = {k: float(np.mean([d[k] for d in diagnostics])) for k in diagnostics[0]}
     updates = np.concatenate(updates, axis=1, dtype=np.float64)

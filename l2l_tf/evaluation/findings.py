@@ -1,4 +1,4 @@
-"""Sentences on what the measurements of `diagnose` mean.
+"""Rules that turn the measurements of `diagnose` into sentences.
 
 An update u(g) has two parts at each magnitude of the gradient: the signal
 (u(-g) - u(g)) / 2, positive where the update goes downhill, and the bias
@@ -13,8 +13,8 @@ import numpy as np
 
 from l2l_tf.evaluation.diagnose import HUGE, NORMAL, TINY, Response, Run
 
-BIAS = 0.01  # movement without a gradient, as a share of that at the normal one
-RESOLUTION = 2.0**-24  # too small an update to change a float32 weight of size 1
+BIAS = 0.01  # movement at zero gradient, as a share of that at the normal gradient
+RESOLUTION = 2.0**-24  # an update this small does not change a float32 weight of size 1
 FADED = 0.5  # signal at the largest gradient, as a share of its maximum
 FLAT = 1.1  # ratio of largest to smallest signal of a saturated response ...
 FLAT_SPAN = 10.0  # ... over a range of |g| of at least this ratio
@@ -36,13 +36,13 @@ class Finding(NamedTuple):
 
 
 class _Signs(NamedTuple):
-  """A response by gradient magnitude, the finite part; each [M], ascending."""
+  """The finite part of a response, by ascending gradient magnitude; each [M]."""
 
   magnitudes: np.ndarray
   first: np.ndarray  # signal
   constant: np.ndarray  # signal
   alternating: np.ndarray  # signal
-  downhill: np.ndarray  # bool: for both signs, at first and after equal gradients
+  downhill: np.ndarray  # bool: both signs go downhill, first and after equal gradients
 
   def nearest(self, magnitude: float) -> int:
     return int(np.abs(np.log(self.magnitudes / magnitude)).argmin())
@@ -52,15 +52,15 @@ def findings(response: Response, runs: Mapping[str, Run]) -> list[Finding]:
   """Applies every rule; the constants of this module are the thresholds.
 
   Args:
-    response: from `diagnose.response`, on gradients as `diagnose.GRADIENTS` are:
+    response: from `diagnose.response`, on gradients like `diagnose.GRADIENTS`:
       ascending, zero in the middle, both signs of each magnitude.
     runs: from `diagnose.behaviour`.
 
   Returns:
-    What was found, faults first.
+    The findings, faults first.
 
   Raises:
-    ValueError: for other gradients.
+    ValueError: if the gradients do not have this form.
   """
   g = response.gradients
   if len(g) < 3 or not np.array_equal(g, -g[::-1]) or not (np.diff(g) > 0).all():
@@ -254,7 +254,7 @@ def _finite(runs: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def _ranges(values: np.ndarray, mask: np.ndarray) -> str:
-  """Describes where `mask` is true, e.g. "from 1e-10 to 0.1 and of 10"."""
+  """Describes the values where `mask` is true, e.g. "from 1e-10 to 0.1 and of 10"."""
   edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
   texts = []
   for begin, end in zip(values[edges[::2]], values[edges[1::2] - 1]):

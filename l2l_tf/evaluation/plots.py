@@ -1,4 +1,4 @@
-"""Plots of the CSV files of an evaluation, a training or a diagnosis."""
+"""Plots of the CSV files that an evaluation, a training or a diagnosis writes."""
 
 import csv
 import functools
@@ -25,14 +25,14 @@ _MOST_TRAJECTORIES = 12
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
-  """Writes a plot, replacing a former one only once all is written.
+  """Writes a plot; an existing file is replaced only once the new one is complete.
 
   Args:
-    figure: to draw.
-    path: the file; its ending names the format.
+    figure: the plot.
+    path: the file; its suffix sets the format.
 
   Raises:
-    WriteError: if it cannot be written; the former one stays.
+    WriteError: if it cannot be written; an existing file stays as it was.
   """
   picture = io.BytesIO()
   figure.savefig(picture, format=path.suffix.removeprefix(".") or None)
@@ -49,8 +49,8 @@ def learning_curves(
 
   Args:
     curves_csv: `curves.csv` from `report.write`.
-    learned: names to draw as solid lines; the others, baselines, are dashed.
-    title: above the axes.
+    learned: names of learned optimizers, drawn as solid lines; baselines are dashed.
+    title: title above the axes.
 
   Returns:
     The figure; the caller saves it.
@@ -87,11 +87,11 @@ def trajectories(
 
   Args:
     validation_csv: `validation.csv` of a training.
-    title: above the axes.
+    title: title above the axes.
 
   Returns:
-    The figure, with a dozen curves at most: the first, the best, the last and others
-    evenly between; the caller saves it.
+    The figure; the caller saves it. It shows a dozen evenly spaced validations at most,
+    the first and the last among them, and the best one.
 
   Raises:
     ValueError: for a file without curves.
@@ -126,7 +126,7 @@ def diagnosis(
   trajectories_csv: str | os.PathLike[str],
   title: str,
 ) -> matplotlib.figure.Figure:
-  """Draws how updates follow the gradient, on logarithmic axes.
+  """Draws updates against gradients, on logarithmic axes.
 
   The left plot shows the update for each gradient, the right one the sum of updates
   under constant gradients and noise. Movement against the gradient is positive; if any
@@ -134,8 +134,8 @@ def diagnosis(
 
   Args:
     response_csv: `response.csv` from `diagnose.write`.
-    trajectories_csv: `trajectories.csv`, likewise.
-    title: above both axes.
+    trajectories_csv: `trajectories.csv` from `diagnose.write`.
+    title: title above both plots.
 
   Returns:
     The figure; the caller saves it.
@@ -260,7 +260,7 @@ def _last(curve: dict[str, np.ndarray]) -> float:
 
 
 def _limits(curves: dict[str, dict[str, np.ndarray]]) -> tuple[float, float]:
-  """Returns limits of the y axis that a diverging optimizer does not stretch."""
+  """Returns limits of the y axis that do not stretch to a diverging optimizer."""
   values = np.concatenate([c["mean"] for c in curves.values()])
   values = values[np.isfinite(values) & (values > 0)]
   if not len(values):

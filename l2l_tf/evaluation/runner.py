@@ -16,11 +16,11 @@ from l2l_tf.problems import Problem
 
 
 class Curves(NamedTuple):
-  """Learning curves of one optimizer, and what it reached on held-out data."""
+  """Learning curves of one optimizer, and its results on held-out data."""
 
   losses: np.ndarray  # [num_tasks, num_steps + 1], f(theta_t); all tasks of all draws
   held_out: dict[str, np.ndarray]  # each [num_draws], at the last step
-  learning_rate: float | None = None  # the selected one, of a baseline
+  learning_rate: float | None = None  # that was selected for a baseline
 
 
 class Runner:
@@ -33,7 +33,7 @@ class Runner:
     num_steps: int,
     jit_compile: bool = False,
   ):
-    """Initializes the runner; it is compiled, on request by XLA, when first called."""
+    """Initializes the runner. The first call traces it; XLA compiles it on request."""
     self._problem = problem
     self._optimizer = optimizer
     self._num_steps = num_steps

@@ -1,7 +1,7 @@
 """Selection of the baselines' learning rates, on other draws than the reported ones.
 
-All tuning is done here, so that no baseline's rate depends on the draws that it is
-compared on.
+All tuning is done here, so that no baseline's rate depends on the draws on which the
+baseline is compared.
 """
 
 import math
@@ -75,11 +75,11 @@ def tune(
     make_optimizer: a function of a learning rate.
     learning_rates: the grid; a single rate is used without tuning.
     horizons: numbers of steps for which to select a rate.
-    criterion: the selected rate has the lowest value of it on the tuning draws.
-    num_draws: draws of the problem that are reported.
+    criterion: what the selected rate minimizes on the tuning draws.
+    num_draws: draws of the problem to report on.
     num_tuning_draws: draws on which each rate runs, from a seed branch that is never
       reported.
-    seed: names all draws.
+    seed: seed of all draws.
     jit_compile: whether to compile with XLA, if the optimizer allows it.
     may_diverge: if every rate diverges, report the first one instead of raising.
 
@@ -121,7 +121,7 @@ def tune(
 def _best(
   learning_rates: Sequence[float], values: Sequence[float], may_diverge: bool
 ) -> float:
-  """Returns the rate with the lowest value, the first one among equals."""
+  """Returns the rate with the lowest value, the first of equals."""
   if min(values) == math.inf:
     if may_diverge:
       return learning_rates[0]

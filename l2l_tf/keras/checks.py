@@ -1,4 +1,4 @@
-"""What `LearnedOptimizer` can be given."""
+"""Checks what `LearnedOptimizer` is given."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from l2l_tf.keras.saved_state import path_of
 
-_STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16 has too few exponents
+_STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16's range is too small
 
 
 def check_arguments(nonfinite_gradients, mismatched_state, block_size, state_dtype):

@@ -11,9 +11,9 @@ import tensorflow as tf
 from l2l_tf.keras.optimizer import LearnedOptimizer
 from l2l_tf.optimizers.layout import flatten
 
-# Findings, on medians over the last half of what was recorded.
-_HARDLY = 1e-6  # update per weight, in one step
-_WILDLY = 0.1  # likewise
+# Thresholds of the findings, for medians over the last half of the records.
+_HARDLY = 1e-6  # relative update in one step: below it, a layer hardly moves
+_WILDLY = 0.1  # relative update in one step: above it, a layer moves too far
 _SATURATED = 0.9  # fraction of a gate's activations within 0.05 of 0 or 1
 
 
@@ -29,14 +29,16 @@ class Diagnostics(keras.callbacks.Callback):
 
   - gradient_size, update_size: root mean square of g and u;
   - relative_update: root mean square of u over that of theta;
-  - cosine: of the angle between u and -g; 1 is steepest descent, below 0 is uphill;
+  - cosine: that of the angle between u and -g; 1 is steepest descent, and a negative
+    one is uphill;
   - effective_learning_rate: -<u, g> / <g, g>, the rate of the step of plain gradient
     descent that is nearest to u;
   - saturation: the fraction of the LSTM's gates within 0.05 of 0 or 1, for each kind of
     gate (of all layers together, if the optimizer is not coordinate-wise).
 
-  And once: skipped_steps, those whose gradient was not finite, also in the logs of
-  `fit`. A step that records costs about twice as much as another.
+  And for the whole model skipped_steps, the number of steps whose gradient was not
+  finite, which is in the logs of `fit` too. A recorded step takes about twice as long
+  as any other.
   """
 
   def __init__(
@@ -48,7 +50,8 @@ class Diagnostics(keras.callbacks.Callback):
     """Initializes the callback.
 
     Args:
-      log_dir: of TensorBoard, here `<log_dir>/optimizer`; None writes nothing.
+      log_dir: TensorBoard's directory; the logs are in `<log_dir>/optimizer`. None
+        writes nothing.
       period: steps of the optimizer from record to record.
       verbose: whether to print the findings when training ends.
 
@@ -63,7 +66,7 @@ class Diagnostics(keras.callbacks.Callback):
 
   @property
   def records(self) -> list[tuple[int, dict[str, float]]]:
-    """The steps recorded, and the values there by name, "<kind>/<layer>"."""
+    """The recorded steps, each with its values by name, "<kind>/<layer>"."""
     return list(self._records)
 
   def on_train_begin(self, logs=None):
@@ -71,7 +74,7 @@ class Diagnostics(keras.callbacks.Callback):
     self._records.clear()
     self._recorder = _Recorder(self._optimizer, self._period)
     self._optimizer.observers.add(self._recorder)
-    self.model.make_train_function(force=True)  # An earlier trace records nothing.
+    self.model.make_train_function(force=True)  # A trace from before records nothing.
     path = None if self._log_dir is None else os.path.join(self._log_dir, "optimizer")
     open_writer = tf.summary.create_file_writer
     self._writer = (
@@ -106,7 +109,7 @@ class Diagnostics(keras.callbacks.Callback):
       print("\n".join(["Diagnostics:", *(f"  {finding}" for finding in findings)]))
 
   def findings(self) -> list[str]:
-    """Says in sentences what stands out, or that nothing does."""
+    """Returns sentences on what stands out, or one that nothing does."""
     if not self._records:
       return ["Nothing was recorded; train for more steps than `period`."]
     late = [values for _, values in self._records[len(self._records) // 2 :]]
@@ -132,7 +135,7 @@ class Diagnostics(keras.callbacks.Callback):
 
 
 def _finding(kind: str, where: str, value: float) -> str | None:
-  """Returns a sentence on one median, if it needs one."""
+  """Returns a sentence on one median, or None if it is unremarkable."""
   if kind == "gradient_size" and value == 0.0:
     return f"{where}: no gradient reaches it; look at the layers behind it."
   if kind == "cosine" and value < 0.0:
@@ -156,7 +159,7 @@ def _finding(kind: str, where: str, value: float) -> str | None:
 
 
 class _Recorder:
-  """Computes one record within the step, and holds it until it is read."""
+  """Computes a record within the step, and keeps it until it is read."""
 
   def __init__(self, optimizer: LearnedOptimizer, period: int):
     self._optimizer, self._period = optimizer, period
@@ -178,7 +181,7 @@ class _Recorder:
     updates: Sequence[tf.Tensor],
     diagnose: Callable[[dict[str, list[int]]], Mapping[str, tf.Tensor]],
   ) -> None:
-    """Records the step if it is one in `period`, called by the optimizer within it."""
+    """Records every `period`-th step; the optimizer calls this within each step."""
     step = tf.cast(self._optimizer.iterations, tf.int64)
 
     def record():
@@ -200,7 +203,7 @@ class _Recorder:
     self._step.assign(step)
 
   def _layers(self) -> dict[str, list[int]]:
-    """Positions of each layer's variables, by the layer's path."""
+    """Returns the positions of each layer's variables, by the layer's path."""
     layers: dict[str, list[int]] = {}
     for i, variable in enumerate(self._optimizer.model_variables):
       layers.setdefault(os.path.dirname(variable.path) or variable.path, []).append(i)
@@ -232,7 +235,7 @@ def _root_mean_square(x: tf.Tensor) -> tf.Tensor:
 
 
 def _learned(optimizer: keras.optimizers.Optimizer) -> LearnedOptimizer:
-  inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss scale
+  inner = getattr(optimizer, "inner_optimizer", optimizer)  # of LossScaleOptimizer
   if not isinstance(inner, LearnedOptimizer):
     raise TypeError(
       f"Diagnostics looks into a LearnedOptimizer, but the model was compiled with"

@@ -1,4 +1,4 @@
-"""Gradients as users hand them to a Keras optimizer, made ready for one step."""
+"""Prepares the gradients that a Keras optimizer is given for a step."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from l2l_tf.meta import unroll
 
 
 def distinct(variables: Sequence[Any], key: Callable[[Any], Hashable]) -> list[Any]:
-  """Returns each variable once, in the order in which they come first."""
+  """Returns each variable once, in the order of first occurrence."""
   found: dict[Hashable, Any] = {}
   for variable in variables:
     found.setdefault(key(variable), variable)
@@ -24,11 +24,11 @@ def summed(
 
   Args:
     grads: a tensor, IndexedSlices, or None for each variable.
-    variables: Keras's or TensorFlow's.
-    key: what tells variables apart.
+    variables: Keras or TensorFlow variables.
+    key: maps a variable to what identifies it.
 
   Returns:
-    The gradients and the variables, each of which is listed once.
+    The gradients and the variables, each of them once.
   """
   grads, variables = list(grads), list(variables)
   unique = distinct(variables, key)

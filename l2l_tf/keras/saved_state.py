@@ -1,8 +1,8 @@
-"""What is saved of a `LearnedOptimizer`, as plain arrays, and how it is stored.
+"""The saved state of a `LearnedOptimizer`, as plain arrays, and its file format.
 
 Saved state does not depend on how the optimizer was run: a coordinate-wise state is
-stored by coordinate, whatever its blocks were, and every part is known by the variable
-that it belongs to.
+stored by coordinate, not by block, and every part is identified by the variable of the
+model that it belongs to.
 """
 
 import json
@@ -36,12 +36,12 @@ class VariableSpec(NamedTuple):
 class SavedState(NamedTuple):
   """The state of a `LearnedOptimizer` in plain arrays."""
 
-  kind: str | None  # of the wrapped optimizer, its class's name; None if not known
-  config: dict[str, Any] | None  # its constructor's arguments in JSON, likewise
-  variables: list[VariableSpec]  # of the model; empty before the first step
+  kind: str | None  # class name of the wrapped optimizer; None if unknown
+  config: dict[str, Any] | None  # its constructor's arguments, as JSON; None if unknown
+  variables: list[VariableSpec]  # the model's; empty before the first step
   scalars: dict[str, np.ndarray]  # some of `_SCALARS`
   slots: dict[str, list[np.ndarray | None]]  # some of `_SLOTS`, by variable
-  state: list[np.ndarray]  # coordinate-wise [..., all coordinates], else as it is
+  state: list[np.ndarray]  # [..., all coordinates] if coordinate-wise, else as it is
   weights: list[np.ndarray]  # phi
 
 
@@ -50,10 +50,10 @@ class StateVariables(NamedTuple):
 
   kind: str
   config: dict[str, Any] | None
-  model: Sequence[keras.Variable | tf.Variable]  # that it was built for
+  model: Sequence[keras.Variable | tf.Variable]  # variables that it was built for
   scalars: dict[str, keras.Variable]
   slots: dict[str, list[keras.Variable | None]]
-  blocks: Blocks | None  # None before it was built
+  blocks: Blocks | None  # None before it is built
   states: list[list[keras.Variable]]  # by block
   weights: Sequence[tf.Variable]
 
@@ -72,7 +72,7 @@ class StateVariables(NamedTuple):
     )
 
   def assign(self, saved: SavedState) -> None:
-    """Sets the variables to `saved`, which has an array for each."""
+    """Sets the variables to the arrays in `saved`, which has one for each."""
     pairs = [(v, saved.scalars[name]) for name, v in self.scalars.items()]
     for name, slot in self.slots.items():
       pairs += zip(slot, saved.slots[name], strict=True)
@@ -86,11 +86,11 @@ class StateVariables(NamedTuple):
 
 
 class ForeignStateError(ValueError):
-  """A file that another kind of optimizer wrote."""
+  """The file was written by another kind of optimizer."""
 
 
 def write(saved: SavedState, store: MutableMapping[str, np.ndarray]) -> None:
-  """Writes into a Keras store, flat, an array per key."""
+  """Writes `saved` into a Keras store, an array per key."""
   header = {"kind": saved.kind, "config": saved.config, "variables": saved.variables}
   store[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
   for name, value in saved.scalars.items():
@@ -115,14 +115,14 @@ def read(
 
   Args:
     store: arrays by key.
-    num_leaves: tensors in a block's state of the coordinate-wise optimizer that
-      reads; None for another kind, which has one block. This and the other arguments
-      interpret the older format, which does not tell.
-    has_rate: whether its learning rate is a variable.
-    uses_ema: whether it keeps moving averages.
+    num_leaves: number of tensors in one block's state, if the optimizer that reads is
+      coordinate-wise; None for other optimizers, which have one block. This and the
+      arguments below interpret the older format, which does not record them.
+    has_rate: whether the learning rate is a variable.
+    uses_ema: whether the optimizer keeps moving averages.
 
   Raises:
-    ForeignStateError: if the store holds neither.
+    ForeignStateError: if the store holds neither format.
   """
   arrays = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
   if _HEADER in arrays:
@@ -179,7 +179,7 @@ def _read_legacy(arrays, num_leaves, has_rate, uses_ema) -> SavedState:
 
 
 def _joined(arrays, num_leaves: int | None, size: int) -> list[np.ndarray]:
-  """Puts the blocks of a coordinate-wise state together again."""
+  """Joins the blocks of a coordinate-wise state."""
   if not num_leaves or len(arrays) % num_leaves:
     return list(arrays)
   leaves = [arrays[k::num_leaves] for k in range(num_leaves)]

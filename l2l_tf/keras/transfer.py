@@ -1,4 +1,4 @@
-"""Which part of a saved state another `LearnedOptimizer` can take over."""
+"""Transfers a saved state to another `LearnedOptimizer`, as far as it fits."""
 
 import re
 from collections import defaultdict
@@ -13,16 +13,17 @@ _FREE = {"seed", "initializer", "dtype"}  # arguments that may differ
 
 
 def match(own: Sequence[VariableSpec], saved: Sequence[VariableSpec]) -> dict[int, int]:
-  """Finds which saved variable each own one is, by path and shape.
+  """Pairs this model's variables with the saved ones, by path and shape.
 
-  Keras numbers the names of layers and models anew within a process, so variables
-  whose shapes agree, and whose paths differ in these numbers alone, form a group: if it
-  has as many own as saved members they are paired in order, otherwise, after one of
-  equal layers was frozen or replaced, by the exact path. Files of version 0.1.0 name no
-  paths; their variables are paired by position if all shapes agree.
+  Keras numbers layers and models as they are made, so the same layer may have another
+  number in another process. Variables of equal shape, whose paths differ in these
+  numbers alone, therefore form a group. If it has as many own as saved members, they
+  are paired in order; otherwise, for example after a layer was frozen or replaced, by
+  the exact path. Files of version 0.1.0 have no paths; their variables are paired by
+  position if all shapes agree.
 
   Returns:
-    The position in `saved` by that in `own`.
+    A dict from positions in `own` to positions in `saved`.
   """
   if not all(v.path for v in saved):
     is_same = [v.shape for v in own] == [v.shape for v in saved]
@@ -47,7 +48,7 @@ def _groups(variables: Sequence[VariableSpec]) -> dict[VariableSpec, list[int]]:
 
 
 def _without_numbers(variable: VariableSpec) -> VariableSpec:
-  """Drops the numbers of layers, and the name of the model that they lie in."""
+  """Drops the numbers of the layers in a path, and the model's name."""
   *layers, name = variable.path.split("/")
   names = [re.sub(r"_\d+$", "", layer) for layer in layers[1:] or layers]
   return variable._replace(path="/".join([*names, name]))
@@ -56,16 +57,16 @@ def _without_numbers(variable: VariableSpec) -> VariableSpec:
 def merged(
   fresh: SavedState, saved: SavedState, is_coordinatewise: bool
 ) -> tuple[SavedState | None, list[str]]:
-  """Takes over what fits.
+  """Merges saved state into fresh state, as far as it fits.
 
   Args:
     fresh: the state of an optimizer that was just built.
-    saved: another one's.
-    is_coordinatewise: whether every coordinate's state can be moved by itself.
+    saved: the state of the other optimizer.
+    is_coordinatewise: whether each coordinate's state can be transferred separately.
 
   Returns:
-    `fresh` with all of `saved` that fits, or None where nothing does; and sentences on
-    what does not.
+    `fresh` with all of `saved` that fits, or None if nothing does; and sentences on
+    what does not fit.
   """
   reason = _other_optimizer(fresh, saved, is_coordinatewise)
   if reason:
@@ -73,7 +74,7 @@ def merged(
   scalars = {k: saved.scalars.get(k, x) for k, x in fresh.scalars.items()}
   weights = [y.astype(x.dtype) for x, y in zip(fresh.weights, saved.weights)]
   begun = fresh._replace(scalars=scalars, weights=weights)
-  if not (fresh.variables and saved.variables):  # Before the first step of one of them.
+  if not (fresh.variables and saved.variables):  # One of them has not taken a step.
     return begun, []
   pairs = match(fresh.variables, saved.variables)
   difference = _difference(fresh, saved, pairs)
@@ -90,11 +91,11 @@ def merged(
 
 
 def _other_optimizer(own, saved, is_coordinatewise) -> str | None:
-  """Says in what the optimizers differ, if in their kind or their weights."""
+  """Returns how the optimizers differ in kind or weights, or None."""
   if saved.kind not in (None, own.kind):
     return f"it is the state of {saved.kind}, and this is {own.kind}"
   if is_coordinatewise and own.weights and own.config and saved.config:
-    # phi belongs to the arguments that it was trained with.
+    # phi is only valid with the arguments that it was trained with.
     for name in sorted((own.config.keys() | saved.config.keys()) - _FREE):
       there, here = saved.config.get(name), own.config.get(name)
       if there != here:
@@ -107,7 +108,7 @@ def _other_optimizer(own, saved, is_coordinatewise) -> str | None:
 
 
 def _whole_is_unfit(own, saved, difference, is_coordinatewise) -> str | None:
-  """Says why the state cannot be cut into that of this model's variables, if so."""
+  """Returns why the state cannot be split by this model's variables, or None."""
   if is_coordinatewise:
     outer = lambda arrays: [(np.ndim(x), np.shape(x)[:-1]) for x in arrays]
     return None if outer(own.state) == outer(saved.state) else _OTHER_OPTIONS
@@ -121,7 +122,7 @@ def _shapes(arrays: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
 
 
 def _difference(own: SavedState, saved: SavedState, pairs: Mapping[int, int]) -> str:
-  """Names the variables that have no saved state, and states without a variable."""
+  """Names variables without a saved state, and saved states without a variable."""
   fresh = [v for i, v in enumerate(own.variables) if i not in pairs]
   taken = set(pairs.values())
   dropped = [v for i, v in enumerate(saved.variables) if i not in taken]
@@ -140,7 +141,7 @@ def _names(variables: Sequence[VariableSpec], most: int = 5) -> str:
 
 
 def _merged_slots(own, saved, pairs):
-  """Takes over what Keras's options keep; says what was lost of it."""
+  """Merges the arrays that Keras's options keep; returns sentences on those lost."""
   slots, lost = {}, []
   for name, arrays in own.slots.items():
     theirs = saved.slots.get(name, [None] * len(saved.variables))
@@ -155,7 +156,7 @@ def _merged_slots(own, saved, pairs):
 
 
 def _merged_leaf(own, saved, own_variables, saved_variables, pairs, is_coordinatewise):
-  """One tensor of the state, in which the saved coordinates replace the own."""
+  """Returns one tensor of the state, with the saved values of paired variables."""
   saved = saved.astype(own.dtype)
   if not is_coordinatewise or not own.ndim:
     return saved
@@ -167,7 +168,7 @@ def _merged_leaf(own, saved, own_variables, saved_variables, pairs, is_coordinat
 
 
 def described(problems: Sequence[str], name: str, remedy: str) -> str:
-  """One sentence that names the optimizer, all problems, and what can be done."""
+  """Returns a sentence with the optimizer's name, all problems, and the remedy."""
   return (
     f"{name!r} did not restore all of its saved state: {'; '.join(problems)}. {remedy}"
   )

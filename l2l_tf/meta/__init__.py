@@ -1,1 +1,1 @@
-"""Meta-training: the inner loop, its gradients, and who trains whom."""
+"""Meta-training: the inner loop, meta-gradients, and the trainer."""

@@ -1,4 +1,4 @@
-"""One window of meta-training as a graph to look at, every step spelled out.
+"""One window of meta-training as a graph for TensorBoard, with every step unrolled.
 
 Andrychowicz et al. 2016, figure 2: the optimizee f along the top, the optimizer
 m below it, and the stopped gradients between them.
@@ -14,8 +14,8 @@ from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
 
-# TensorFlow gathers all derivatives below one scope; a reader looks for df/dtheta
-# in its step, and for the rest where the meta-gradient is.
+# TensorFlow puts all derivatives below one scope. These rules move df/dtheta to its
+# step, and the other derivatives to the meta-gradient.
 _RENAMED = [
   (r"gradient_tape/step_(\d+)/optimizee/", r"step_\1/gradient/"),
   (r"gradient_tape/", r"meta_gradient/"),
@@ -35,7 +35,7 @@ def trace_graph(
   Args:
     problem: the optimizee.
     optimizer: the learned optimizer.
-    unroll_length: steps to spell out.
+    unroll_length: steps to unroll.
     second_derivatives: as in `TruncatedBPTT`.
 
   Returns:

@@ -1,9 +1,9 @@
-"""The inner loop: an optimizer trains an optimizee. One loop for everyone.
+"""The inner loop, in which an optimizer trains an optimizee; the only one there is.
 
-Andrychowicz et al. 2016, figure 2. A step reads (theta_t, f(theta_t), grad_t),
-applies theta_{t+1} = theta_t + g_t, or what the problem projects that to, and evaluates
-f and its gradient there; both travel on in the carry. A loss therefore belongs to
-exactly one window of a longer run, and no point is evaluated twice.
+Andrychowicz et al. 2016, figure 2. A step reads (theta_t, f(theta_t), grad_t), sets
+theta_{t+1} = theta_t + g_t, projected if the problem has constraints, and evaluates f
+and its gradient at theta_{t+1}; the carry takes both to the next step. So each loss
+belongs to exactly one window of a longer run, and no point is evaluated twice.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ class Carry(NamedTuple):
   """Everything one optimization run carries from step to step."""
 
   params: list[tf.Tensor]  # theta_t
-  state: Any  # h_t, the optimizer's
+  state: Any  # h_t, the optimizer's state
   loss: tf.Tensor  # [], f(theta_t)
-  grads: list[tf.Tensor]  # of f at theta_t
+  grads: list[tf.Tensor]  # the gradient of f at theta_t
   step: tf.Tensor  # [], t
   drawn: Any = ()  # the problem's initial parameters, if the optimizer learns a start
 
 
 class Task(NamedTuple):
-  """One optimization task, drawn."""
+  """One optimization task, as drawn from a problem."""
 
   constants: Any  # what stays fixed in it, from Problem.init
-  seed: tf.Tensor  # [2], from which every step's mini-batch is drawn; [N, 2] of N tasks
+  seed: tf.Tensor  # [2], for the mini-batches of all steps; [N, 2] for N tasks
 
 
 # What `unroll` records after each step, from the carry and the step's updates.
@@ -39,12 +39,13 @@ Observer = Callable[[Carry, list[tf.Tensor]], Any]
 
 
 def first_order(problem, params, constants, seed):
-  """Loss and stopped gradients; the loss's own derivative reuses them.
+  """Returns the loss, which can be differentiated, and its gradients as constants.
 
   Under first-order meta-gradients df/dtheta_t is needed twice: as the optimizer's
-  input, a constant there, and on the way back from the meta-loss. Both are the
-  same numbers, so the optimizee is differentiated once, and nothing of its
-  forward pass has to be kept for the meta-gradient.
+  input, where it is a constant, and in the backward pass from the meta-loss. Both are
+  the same numbers. So the derivative of the loss is defined by the gradients that are
+  computed anyway: the optimizee is differentiated once, and nothing of its forward pass
+  has to be kept for the meta-gradient.
   """
 
   @tf.custom_gradient
@@ -62,12 +63,12 @@ def first_order(problem, params, constants, seed):
 
 
 def second_order(problem, params, constants, seed):
-  """Loss and gradients through which an outer tape can differentiate."""
+  """Returns the loss and its gradients; an outer tape can differentiate both."""
   return _evaluate(problem, params, constants, seed)
 
 
 def step_seed(task: Task, step: int | tf.Tensor) -> tf.Tensor:
-  """Returns the seed of the mini-batch that theta_step meets."""
+  """Returns the seed of the mini-batch on which theta_step is evaluated."""
   with tf.name_scope("mini_batch"):
     return seeds.fold_in(task.seed, step)
 
@@ -75,7 +76,7 @@ def step_seed(task: Task, step: int | tf.Tensor) -> tf.Tensor:
 def meta_loss(problem: Problem, task: Task, carry: Carry) -> tf.Tensor:
   """Returns what meta-training minimizes at theta_t, on the step's mini-batch."""
   if not problem.has_meta_loss:
-    return carry.loss  # which the step has evaluated already
+    return carry.loss  # already evaluated in the step
   seed = step_seed(task, carry.step)
   loss = problem.meta_loss(carry.params, task.constants, seed)
   _check_loss(problem, loss, "meta-loss")
@@ -97,7 +98,7 @@ def begin(
   params: list[tf.Tensor],
   evaluate=first_order,
 ) -> Carry:
-  """Evaluates a task's starting point."""
+  """Evaluates a task's starting point; returns the carry at step 0."""
   drawn = params if optimizer.learns_start else ()
   with tf.name_scope("init/"):
     params = optimizer.initial_params(params)
@@ -114,11 +115,12 @@ def with_learned_start(
   carry: Carry,
   evaluate=first_order,
 ) -> Carry:
-  """Returns the carry as this optimizer's phi begins it, if it is at the start.
+  """Recomputes a carry at step 0 from phi, if the optimizer learns the start.
 
-  An episode begins before the first call of a meta-gradient, which calls this so that
-  a tape sees how phi made the start, or so that a perturbed phi makes its own. A carry
-  that is further on, or of an optimizer without a learned start, is returned as it is.
+  The trainer makes the first carry of an episode outside of any meta-gradient. A
+  meta-gradient calls this so that its tape sees how the start depends on phi, or so
+  that a perturbed phi gets its own start. A later carry, and the carry of an optimizer
+  without a learned start, are returned unchanged.
   """
   if not optimizer.learns_start:
     return carry
@@ -168,16 +170,16 @@ def unroll(
     optimizer: learned or hand-designed.
     task: from `start`.
     carry: from `start`, or where an earlier call ended.
-    num_steps: steps to take; a tensor does not retrace.
-    observe: what to record after each step; the loss there by default.
+    num_steps: steps to take; another value of a tensor does not retrace.
+    observe: what to record after each step; by default the loss after it.
     evaluate: `first_order` or `second_order`.
 
   Returns:
     The last carry, and the observations stacked to [num_steps, ...].
 
   Raises:
-    ValueError: when traced, for a problem whose loss is no scalar or does not
-      depend on every parameter.
+    ValueError: when traced, if the problem's loss is not a scalar or does not depend
+      on every parameter.
   """
 
   def body(i, carry, records):
@@ -185,7 +187,7 @@ def unroll(
     observed = tf.nest.flatten(observe(carry, updates))
     return i + 1, carry, [r.write(i, x) for r, x in zip(records, observed)]
 
-  structure = observe(carry, carry.grads)  # traced for its types alone
+  structure = observe(carry, carry.grads)  # only for the structure and types
   records = [
     tf.TensorArray(x.dtype, num_steps, element_shape=x.shape)
     for x in tf.nest.flatten(structure)
@@ -202,9 +204,10 @@ def unroll(
 def static_unroll(
   problem, optimizer, task, carry, num_steps: int, observe=None, evaluate=first_order
 ) -> tuple[Carry, Any]:
-  """`unroll` without the loop: one name scope per step, for graphs to look at.
+  """Like `unroll`, but with the steps traced one by one, each in its own name scope.
 
-  It computes the same, but compiles slowly and only for an integer `num_steps`.
+  It is for graphs that people look at: it computes the same, but compiles slowly and
+  only for an integer `num_steps`.
   """
   records = []
   for t in range(num_steps):

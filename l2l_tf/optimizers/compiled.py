@@ -9,10 +9,10 @@ from l2l_tf.optimizers.wrapper import Wrapper
 
 
 class Compiled(Wrapper):
-  """Runs another optimizer's step as one program, shared by all places that call it."""
+  """Runs another optimizer's step as one XLA program, which all calls share."""
 
   def __init__(self, optimizer: base.Optimizer):
-    """Wraps an optimizer all of whose operations XLA can compile."""
+    """Wraps an optimizer; XLA must be able to compile all of its operations."""
     super().__init__(optimizer)
     self._step = tf.function(optimizer.__call__, jit_compile=True, autograph=False)
 

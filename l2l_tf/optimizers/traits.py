@@ -1,4 +1,4 @@
-"""What an optimizer's update depends on: all that decides how it can be run."""
+"""Traits: what an optimizer's update depends on, which decides how it can be run."""
 
 import enum
 
@@ -6,9 +6,9 @@ import enum
 class Coupling(enum.IntEnum):
   """What the update of one coordinate may depend on, besides phi and the loss."""
 
-  COORDINATE = 0  # its own gradients and value alone, whatever tensor holds it
-  TENSOR = 1  # those of the tensor that holds it, and which tensor that is
-  ALL = 2  # those of every tensor
+  COORDINATE = 0  # its own gradients and value alone, whichever tensor it is in
+  TENSOR = 1  # the gradients and values of its own tensor, and which tensor that is
+  ALL = 2  # the gradients and values of all tensors
 
 
 class Reads(enum.Enum):

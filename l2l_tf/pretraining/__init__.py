@@ -1,1 +1,1 @@
-"""The pretrained optimizers of the package, and how they were made."""
+"""The pretrained optimizers of the package, and how they were trained."""

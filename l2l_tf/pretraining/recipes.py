@@ -1,7 +1,7 @@
 """How each pretrained optimizer is trained, and the held-out tasks it is tested on.
 
 A recipe's stages are sets of flags for l2l-train; each stage starts from the optimizer
-that the stage before exported.
+that the previous stage exported.
 """
 
 from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 
 class Parameter(NamedTuple):
-  """How one optimizee parameter is known to `Partition`'s predicates."""
+  """Describes an optimizee parameter, for the predicates of `Partition`."""
 
   path: str  # unique within the problem, e.g. "layer_0/kernel"
   shape: tuple[int, ...]
@@ -24,7 +24,7 @@ class Parameter(NamedTuple):
 
 
 class Problem(abc.ABC):
-  """A callable that returns losses, and a sampler of what it is called with.
+  """A distribution of tasks: `init` draws one, and a call evaluates its loss.
 
   A subclass holds sizes and data, never optimizee parameters: those are plain
   tensors that the caller carries, because gradients have to flow through them.
@@ -34,9 +34,9 @@ class Problem(abc.ABC):
   # for every operation, and its convolutions are slow on a CPU.
   jit_compile = False
 
-  # Independent tasks, if more than one, that all params and all constants hold along
-  # their first axis, and that draw nothing together from a step's seed. Called with
-  # some of them, the problem returns their part of the loss; the parts add up.
+  # The number of independent tasks that are stacked along the first axis of all params
+  # and all constants. If there are several, they share no draw from a step's seed, and
+  # a call with only some of them returns their part of the loss; the parts add up.
   num_tasks = 1
 
   @abc.abstractmethod
@@ -50,7 +50,7 @@ class Problem(abc.ABC):
       `(params, constants)`: fresh optimizee parameters, a list of tensors of any
       floating types; and whatever stays fixed while this task is optimized, a nest
       of tensors, possibly empty. Both may hold NumPy arrays, params may be a tuple and
-      constants None; a call is given what `draw` makes of them.
+      constants None; `draw` converts them before they are passed to a call.
     """
 
   @abc.abstractmethod
@@ -64,18 +64,18 @@ class Problem(abc.ABC):
   ) -> tf.Tensor:
     """Returns the scalar that meta-training minimizes at `params`; the loss by default.
 
-    It may be another than the loss that the optimizer is given gradients of, such as
-    one on held-out data, or on the query set of a few-shot task.
+    It may differ from the loss whose gradients the optimizer gets: it may be a loss on
+    held-out data, or on the query set of a few-shot task.
     """
     return self(params, constants, seed)
 
   @property
   def has_meta_loss(self) -> bool:
-    """Whether `meta_loss` may be another than the loss."""
+    """Whether `meta_loss` may differ from the loss."""
     return type(self).meta_loss is not Problem.meta_loss
 
   def project(self, params: list[tf.Tensor], constants: Any) -> list[tf.Tensor]:
-    """Returns `params` moved to where they may be; the identity by default.
+    """Projects `params` onto the constraint set; the identity by default.
 
     The inner loop calls it after every update: theta <- project(theta + update). The
     starting point is not projected.
@@ -85,21 +85,21 @@ class Problem(abc.ABC):
 
   @property
   def is_constrained(self) -> bool:
-    """Whether `project` may move anything; meta-gradients then go through it."""
+    """Whether `project` may change params; meta-gradients then differentiate it."""
     return type(self).project is not Problem.project
 
   def task_losses(
     self, params: list[tf.Tensor], constants: Any, seed: tf.Tensor
   ) -> tf.Tensor:
-    """Losses of the independent tasks that share one call; shape [num_tasks].
+    """Returns the losses of the independent tasks that share one call; [num_tasks].
 
-    Most problems hold a single task; `Quadratic` holds
-    `batch_size` of them, and an evaluation reports each one by itself.
+    Most problems hold a single task; `Quadratic` holds `batch_size` of them, and an
+    evaluation reports each one separately.
     """
     return tf.reshape(self(params, constants, seed), [1])
 
   def held_out(self, params: list[tf.Tensor], constants: Any) -> dict[str, tf.Tensor]:
-    """Scalars on data that the loss never draws, e.g. loss and accuracy."""
+    """Returns scalars on data that the loss never draws, e.g. loss and accuracy."""
     del params, constants
     return {}
 
@@ -139,7 +139,7 @@ def draw(problem: Problem, seed: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
 
 def _parameter(problem: Problem, index: int, value: Any) -> tf.Tensor:
   try:
-    # A list of numbers is one more level of the nest, not an array.
+    # A list of numbers counts as a nest, not as an array.
     tensor = None if tf.nest.is_nested(value) else tf.convert_to_tensor(value)
   except (TypeError, ValueError):
     tensor = None

@@ -1,8 +1,8 @@
 """Training any Keras model on any data, as an optimization task.
 
-The model runs under `keras.StatelessScope`: its variables read the tensors that an
-inner loop carries, https://keras.io/api/models/model/ and Andrychowicz et al. 2016,
-section 2, https://arxiv.org/abs/1606.04474.
+The model runs under `keras.StatelessScope`, in which its variables take their values
+from the tensors that an inner loop carries. https://keras.io/api/models/model/;
+Andrychowicz et al. 2016, section 2, https://arxiv.org/abs/1606.04474.
 """
 
 import warnings
@@ -46,9 +46,9 @@ class KerasModel(Problem):
   constraints are applied after each update.
 
   State that layers update in training, such as the moving averages of batch
-  normalisation, is not carried from step to step; training does not read those. For
-  `held_out` they are estimated at the given parameters, from 32 mini-batches of train
-  data.
+  normalisation, is not carried from step to step; training does not read the averages.
+  For `held_out` they are estimated at the given parameters, from 32 mini-batches of
+  train data.
 
   >>> problem = KerasModel(build_model, "mse", (x, y))
   >>> [parameter.role for parameter in problem.parameters()]
@@ -147,7 +147,7 @@ class KerasModel(Problem):
 
     Args:
       params: values of the variables that `parameters()` describes.
-      constants: of the same task.
+      constants: the constants of the same task.
 
     Returns:
       `held_out_loss`, including regularizers, and, if the loss is a single
@@ -189,7 +189,7 @@ class KerasModel(Problem):
     return loss, outputs, [scope.get_current_value(v) for v in self._others]
 
   def _seeded(self, state, seed):
-    """Replaces the states of the layers' seed generators by seeds below `seed`."""
+    """Returns `state` with the layers' seed generators set to seeds below `seed`."""
     return [
       tf.cast(seeds.fold_in(seed, i), value.dtype)
       if v.name == keras_variables.SEED
@@ -285,7 +285,7 @@ class KerasModel(Problem):
     return is_fixed
 
   def _sort(self, values) -> tuple[list[Any], list[Any]]:
-    """Splits values, one per variable, into those of moving and of fixed variables."""
+    """Splits values, one per variable, into those of trained and of fixed variables."""
     pairs = list(zip(values, self._is_fixed, strict=True))
     return [x for x, fixed in pairs if not fixed], [x for x, fixed in pairs if fixed]
 

@@ -15,7 +15,7 @@ from l2l_tf import seeds
 from l2l_tf.problems.base import Parameter
 
 SEED = "seed_generator_state"  # how Keras names the variable of a SeedGenerator
-# Operations whose result depends on more than their inputs, or that have an effect.
+# Operations whose result depends on more than their inputs, or that have side effects.
 _STATEFUL = re.compile("Assign|Random(?!GammaGrad)|TruncatedNormal|Multinomial")
 _NAMED = 10  # variables that a warning lists by name, at most
 
@@ -31,7 +31,7 @@ def parameters(variables: Sequence[keras.Variable]) -> list[Parameter]:
 
 
 def _role(name: str) -> str:
-  """Tells kernels and biases by the names that Keras's layers give them."""
+  """Recognizes kernels and biases by the names that Keras's layers give them."""
   roles = [role for role in ("kernel", "bias") if name.endswith(role)]
   return roles[0] if roles else "variable"
 
@@ -45,7 +45,7 @@ def are_unreached(
 
   Args:
     loss: maps values and a seed to a scalar.
-    values: of all trainable variables.
+    values: the values of all trainable variables.
 
   Raises:
     ValueError: if the loss cannot be differentiated, or draws at random or stores
@@ -90,10 +90,10 @@ def project(
 
 
 def _constrained(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
-  """Returns what the variable's constraint makes of a value, with a finite derivative.
+  """Applies the variable's constraint to a value, with a finite derivative.
 
-  Norms have no derivative at zero, and that of Keras's constraints is NaN there. So
-  the derivative is taken at a point very near to zero instead.
+  Norms have no derivative at zero, and Keras's constraints give NaN there. So the
+  derivative is taken at a point very near to zero instead.
   """
 
   def apply(value):
@@ -103,7 +103,7 @@ def _constrained(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
 
   small = 1e-2 if value.dtype == tf.float16 else 1e-18  # its square is above zero
   nearby = apply(tf.where(value == 0, tf.cast(small, value.dtype), value))
-  # The value is exactly the constraint's: what is added to it is zero.
+  # The value is exactly the constraint's, as the added difference is zero.
   return tf.stop_gradient(apply(value)) + (nearby - tf.stop_gradient(nearby))
 
 
@@ -112,8 +112,8 @@ def _check_stateless(graph: tf.Graph) -> None:
   definition = graph.as_graph_def()
   bodies = [definition.node, *(f.node_def for f in definition.library.function)]
   found = {node.op for nodes in bodies for node in nodes if _STATEFUL.match(node.op)}
-  # All variables of the model are replaced by tensors. A seed variable that is left
-  # belongs to Keras's global generator.
+  # All variables of the model are replaced by tensors. If the graph still holds a seed
+  # variable, it belongs to Keras's global generator.
   found |= {v.name for v in graph.variables if SEED in v.name}
   if found:
     raise ValueError(
@@ -125,7 +125,7 @@ def _check_stateless(graph: tf.Graph) -> None:
 
 @contextlib.contextmanager
 def explained(action: str) -> Iterator[None]:
-  """Turns an error of Keras's, which may fill many lines, into one sentence."""
+  """Turns an error from Keras, which may fill many lines, into one sentence."""
   try:
     yield
   except Exception as error:

@@ -1,6 +1,6 @@
-"""Problems whose losses or parameters each task rescales at random.
+"""Problems in which each task rescales the loss or the parameters at random.
 
-An optimizer that is trained on them cannot rely on any one scale.
+An optimizer that is trained on them cannot rely on a particular scale.
 
 Lv et al. 2017, "Learning Gradient Descent: Better Generalization and Longer
 Horizons", section 4.1, random scaling. https://arxiv.org/abs/1703.03633

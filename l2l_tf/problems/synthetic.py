@@ -120,7 +120,7 @@ class Quadratic(Problem):
     return tf.reduce_sum(tf.square(tf.linalg.matvec(w, theta) - y), axis=1)
 
   def __call__(self, params, constants, seed):
-    # Not the mean over what is given: params may hold only some of the tasks.
+    # Not the mean over the given tasks: params may hold only some of them.
     return tf.reduce_sum(self.task_losses(params, constants, seed)) / self.batch_size
 
   def parameters(self):
@@ -131,8 +131,8 @@ class Polynomial(Problem):
   """Least-squares regression to a random polynomial.
 
   The coefficients of the target p(x) = sum_i c_i x^i are drawn from N(0, 1). The
-  parameters are the coefficients of another polynomial, which is to become equal to
-  p. Each step compares the two on fresh points x ~ U[-1, 1).
+  parameters are the coefficients of another polynomial, which is fitted to p: the loss
+  is the mean squared difference on points x ~ U[-1, 1), drawn afresh in each step.
 
   >>> problem = Polynomial(num_coefficients=3)
   >>> params, (target,) = problem.init(tf.constant([0, 1]))

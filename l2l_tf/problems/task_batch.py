@@ -7,31 +7,31 @@ from l2l_tf.problems.base import Parameter, Problem, draw
 
 
 class TaskBatch(Problem):
-  """`num_tasks` draws of a problem, stacked along the first axis of everything.
+  """`num_tasks` draws of a problem, stacked along the first axis of all tensors.
 
   The loss is the sum over the tasks, so that every task's gradient is what it would
-  be alone. What the problem computes is vectorised: an MLP's products become batched
-  ones; an operation that cannot be is looped over.
+  be alone. The problem's operations are vectorised: an MLP's matrix products, for
+  example, become batched ones. Operations that cannot be vectorised run in a loop.
   """
 
   def __init__(self, problem: Problem, num_tasks: int):
     """Initializes the batch.
 
     Args:
-      problem: whose tasks to draw.
-      num_tasks: how many of them.
+      problem: the problem to draw tasks from.
+      num_tasks: number of tasks.
 
     Raises:
       ValueError: if `num_tasks` is below one.
     """
     if num_tasks < 1:
       raise ValueError(f"TaskBatch got num_tasks={num_tasks}; it must be at least 1.")
-    # Not compiled: XLA would do so anew for every seed of the vectorised draws.
+    # `jit_compile` stays False: XLA would compile the vectorised draws for every seed.
     self.num_tasks = num_tasks
     self._problem = problem
 
   def init(self, seed):
-    """Draws the tasks that `seed` [num_tasks, 2] names, or as many below one [2]."""
+    """Draws the tasks; `seed` is one for each, [num_tasks, 2], or one for all, [2]."""
     return _vectorize(self._draw, self._each(seed))
 
   def _draw(self, seed):
@@ -46,7 +46,7 @@ class TaskBatch(Problem):
     return params, tf.nest.map_structure(tf.convert_to_tensor, constants)
 
   def task_losses(self, params, constants, seed):
-    """Returns each task's loss; `seed` as in `init` draws its mini-batch."""
+    """Returns the losses, [num_tasks]; `seed`, as in `init`, draws mini-batches."""
     return self._losses(self._problem, params, constants, seed)
 
   def __call__(self, params, constants, seed):
@@ -83,7 +83,7 @@ class TaskBatch(Problem):
     return self._problem.is_constrained
 
   def held_out(self, params, constants):
-    """Evaluates the mean over the tasks."""
+    """Returns the means over the tasks."""
     values = _vectorize(lambda task: self._problem.held_out(*task), (params, constants))
     return {name: tf.reduce_mean(value) for name, value in values.items()}
 

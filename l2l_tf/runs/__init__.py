@@ -1,1 +1,1 @@
-"""What the commands do, given their settings."""
+"""The commands themselves, as functions of their settings."""

@@ -1,4 +1,4 @@
-"""What l2l-diagnose does, given its settings."""
+"""The command l2l-diagnose, as a function of its settings."""
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
@@ -21,10 +21,10 @@ from l2l_tf.storage import files
 
 
 def diagnose(settings: DiagnosisSettings) -> None:
-  """Diagnoses each optimizer in the export, prints and writes what it does.
+  """Diagnoses each optimizer in an export; prints and writes the results.
 
   Raises:
-    ExportError: for a file that is no export.
+    ExportError: if the file is not a valid export.
     WriteError: if a result cannot be written.
   """
   own_files.run_all(settings.imports)
@@ -41,7 +41,7 @@ def diagnose(settings: DiagnosisSettings) -> None:
 
 
 def directory(save_path: str | None, export_path: pathlib.Path) -> pathlib.Path:
-  """Returns where the results go."""
+  """Returns the directory of the results."""
   if save_path:
     return pathlib.Path(save_path).expanduser()
   return export_path.parent / "diagnosis"
@@ -50,7 +50,7 @@ def directory(save_path: str | None, export_path: pathlib.Path) -> pathlib.Path:
 def diagnose_one(
   optimizer: Optimizer, title: str, path: pathlib.Path, settings: DiagnosisSettings
 ) -> None:
-  """Measures one optimizer; its results go to the directory `path`."""
+  """Diagnoses one optimizer; its results go to the directory `path`."""
   response = diagnose_lib.response(optimizer, warmup=settings.warmup)
   runs = diagnose_lib.behaviour(optimizer, settings.num_steps, settings.seed)
   found = as_text(findings_lib.findings(response, runs))
@@ -63,12 +63,12 @@ def diagnose_one(
 
 
 def as_text(found: Sequence[Finding]) -> str:
-  """Writes one line per finding, faults marked."""
+  """Formats one line per finding, with faults marked."""
   return "\n".join(f"{'!' if f.is_fault else ' '} {f.text}" for f in found)
 
 
 def table(response: Response, runs: Mapping[str, Run]) -> str:
-  """Formats the response at the gradients of the runs, and where the runs end."""
+  """Formats the response at the runs' gradients, and the runs' sums of updates."""
   header = ["gradient", "first update", "after equal", "after alternating", "sum"]
   lines = [header]
   for name, run in runs.items():

@@ -1,4 +1,4 @@
-"""What l2l-evaluate does, given its settings."""
+"""The command l2l-evaluate, as a function of its settings."""
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
@@ -28,13 +28,13 @@ def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
 
   Raises:
     ValueError: for settings that do not fit together, or nothing to evaluate.
-    ExportError: for a file that is no export.
+    ExportError: if a file is not a valid export.
     WriteError: if a result cannot be written.
   """
   own_files.run_all(settings.imports)
   preset, rate = presets.get(settings.problem), settings.learning_rate
   num_draws = settings.num_epochs or preset.num_draws
-  problem = preset.make_problem()  # first: its file may register what is loaded
+  problem = preset.make_problem()  # first: its file may register classes to load
   fixed, tuned = named(settings.optimizer)
   learned = load(settings.path)
   if not (learned or fixed or tuned):
@@ -67,9 +67,9 @@ def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
 
 
 def load(paths: Sequence[str]) -> dict[str, Optimizer]:
-  """Loads pretrained and exported optimizers by names that tell them apart.
+  """Loads pretrained and exported optimizers, under distinct names.
 
-  A name has the directory of its file, and the whole path where that is not enough.
+  A name contains the directory of the file, or the whole path if that is ambiguous.
   """
   directories = [pathlib.Path(p).expanduser().resolve().parent.name for p in paths]
   learned = {}
@@ -86,14 +86,14 @@ def load(paths: Sequence[str]) -> dict[str, Optimizer]:
 def named(
   texts: Sequence[str],
 ) -> tuple[dict[str, Optimizer], dict[str, Callable[..., Optimizer]]]:
-  """Sorts baselines and expressions into what runs as it is and what is tuned.
+  """Splits baselines and expressions into those to run as they are and those to tune.
 
   Args:
     texts: names in `protocol.BASELINES`, and expressions as for l2l-train.
 
   Returns:
-    By name, optimizers that run as they are, and functions of a learning rate: of the
-    baselines, and of classes that take one where the expression says none.
+    Optimizers that run as they are, by name; and functions of a learning rate, by name:
+    the baselines, and classes that take a learning rate if the expression has none.
   """
   baselines = {name.lower(): name for name in evaluate_lib.BASELINES}
   known = [baselines[text.lower()] for text in texts if text.lower() in baselines]
@@ -108,12 +108,12 @@ def named(
       fixed[name] = vocabulary.build(text, "optimizer")
     else:
       tuned[name] = functools.partial(_with_rate, text)
-      tuned[name](1.0)  # What is wrong with it is said before anything runs.
+      tuned[name](1.0)  # reports a mistake in it before anything runs
   return fixed, tuned
 
 
 def _says_rate(expression: Expression) -> bool:
-  """Whether there is no learning rate left to tune."""
+  """Whether an expression leaves no learning rate to tune."""
   function = vocabulary.callable_of(expression, "optimizer")
   parameters = [*expressions.signature_of(function).parameters]
   said = parameters[: len(expression.call.positional)]
@@ -126,7 +126,7 @@ def _with_rate(text: str, learning_rate: Any) -> Optimizer:
 
 
 def directory(settings: EvaluationSettings) -> pathlib.Path:
-  """Returns where the results go."""
+  """Returns the directory of the results."""
   if settings.save_path:
     return pathlib.Path(settings.save_path).expanduser()
   if settings.path and not cards.is_pretrained(settings.path[0]):
@@ -142,10 +142,10 @@ def write_results(
   board: TensorBoard,
   title: str | None,
 ) -> None:
-  """Writes CSV files, TensorBoard logs and, with a title, the picture."""
+  """Writes CSV files, TensorBoard logs and, if there is a title, the plot."""
   _, curves_csv = report.write(curves, path)
   means = {name: c.losses.mean(axis=0) for name, c in curves.items()}
-  # Each curve is a directory.
+  # Each curve becomes a directory, so names are shortened.
   board.curves({presets.shortened(name, 200): mean for name, mean in means.items()})
   if title is not None:
     figure = plots.learning_curves(curves_csv, learned, title)

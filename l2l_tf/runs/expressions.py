@@ -1,7 +1,7 @@
 """Constructor calls as text, such as RNNprop(layers=(20, 20)), read without eval.
 
-The text is parsed by Python's grammar; what is not a literal, a name or a call of a
-name is refused. Names mean nothing here: `build` asks its caller for each of them.
+The text is parsed by Python's grammar; anything but a literal, a name or a call of a
+name is refused. Names have no meaning here: the caller of `build` looks them up.
 """
 
 import ast
@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-# How a function or class of the user's own is named.
+# How to write a function or class in a file of one's own.
 OWN = "path/to/file.py:function"
 
 _NUMBERS = (int, float)
@@ -18,7 +18,7 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 class Call(NamedTuple):
-  """A name with arguments, each a literal, a `Call`, or a sequence or dict of them."""
+  """A name with arguments: literals, `Call`s, or sequences and dicts of them."""
 
   name: str
   positional: tuple[Any, ...] = ()
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
 
 class Expression(NamedTuple):
-  """What a text says: a call, of a name in the package or in a source."""
+  """A parsed text: a call of a name in the package, or in a file or module."""
 
   call: Call
   source: str | None  # a Python file or the dotted name of a module
@@ -35,12 +35,12 @@ class Expression(NamedTuple):
 
   @property
   def is_bare(self) -> bool:
-    """Whether it is a name of the package alone, without arguments of its own."""
+    """Whether it is just a name of the package, without arguments."""
     return self.source is None and self.call.is_bare
 
 
 def parse(text: str) -> Expression:
-  """Reads a call, a name alone, or either behind "path/to/file.py:".
+  """Parses a call or a name, either of them with or without "path/to/file.py:".
 
   Raises:
     ValueError: if the text is anything else.
@@ -68,7 +68,7 @@ def parse(text: str) -> Expression:
 
 
 def split(text: str) -> list[str]:
-  """Splits at the commas that stand in no brackets and no quotes."""
+  """Splits at the commas outside of brackets and quotes."""
   parts, closing, quote, escaped = [""], [], None, False
   for c in text:
     if c == "," and not closing and not quote:
@@ -105,18 +105,18 @@ def build(
   defaults: Mapping[str, Any] = {},
   everywhere: Mapping[str, Any] = {},
 ) -> Any:
-  """Makes what a call of the package's names describes.
+  """Makes the object that a call of the package's names describes.
 
   Args:
-    call: what to call, and with what.
-    find: returns what a name stands for. In arguments, a class alone stands for an
-      instance.
-    defaults: arguments of the outermost call, if it takes them and has not got them.
-    everywhere: likewise, of the calls in its arguments too.
+    call: the call, with its arguments.
+    find: returns what a name stands for. In arguments, a class without parentheses
+      stands for an instance.
+    defaults: arguments for the outermost call, if it takes them and does not give them.
+    everywhere: arguments likewise for the outermost call and all calls inside it.
 
   Raises:
-    ValueError: for arguments that do not fit, with those that there are; and what the
-      constructor raises as TypeError or ValueError.
+    ValueError: if arguments do not fit, with a list of those that do; or if the
+      constructor raises TypeError or ValueError.
   """
   function = find(call.name)
   positional, keywords = arguments(call, function, find, defaults, everywhere)
@@ -133,7 +133,7 @@ def arguments(
   defaults: Mapping[str, Any] = {},
   everywhere: Mapping[str, Any] = {},
 ) -> tuple[list[Any], dict[str, Any]]:
-  """Returns the positional and the keyword arguments of a call, as in `build`."""
+  """Returns the positional and keyword arguments of a call; Args are as in `build`."""
 
   def made(value: Any) -> Any:
     if isinstance(value, Call):
@@ -160,7 +160,7 @@ def arguments(
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-  """Returns the arguments of a function or a constructor."""
+  """Returns the signature of a function or a constructor, without self."""
   # Sonnet's classes are called through a metaclass that takes any arguments.
   if isinstance(function, type) and function.__init__ is not object.__init__:
     signature = inspect.signature(function.__init__)
@@ -169,7 +169,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def unknown(name: str, known: Iterable[str], most: int = 3) -> str:
-  """Says that a name is unknown, with the close ones, or all."""
+  """Returns a message on an unknown name, with close names, or else all known ones."""
   known = sorted(known)
   by_lower = {k.lower(): k for k in known}
   close = difflib.get_close_matches(name.lower(), by_lower, most)
@@ -186,7 +186,7 @@ def _taken_by(function: Callable[..., Any]) -> str:
 
 
 def _read(node: ast.expr, text: str) -> Any:
-  """Turns a part of the parsed text into literals and calls, or raises."""
+  """Turns a part of the parsed text into literals and calls, or raises ValueError."""
   read = lambda n: _read(n, text)
   match node:
     case ast.Constant(value=value) if value is None or isinstance(

@@ -1,11 +1,11 @@
-"""Settings as a file of flags, with which a run is repeated."""
+"""Settings as a flag file, with which a run can be repeated."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def as_flagfile(given: Mapping[str, Any]) -> str:
-  """Writes values as flags, one per line; those that are None are left out."""
+  """Formats values as flags, one per line, without those that are None."""
   lines = [f"--{k}={_text(v)}" for k, v in given.items() if v is not None]
   return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""What l2l-train says on the terminal."""
+"""The messages of l2l-train on the terminal."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from l2l_tf.runs.training_run import TrainingRun
 
 
 def opening(run: TrainingRun, settings: TrainingSettings) -> str:
-  """Says what begins, goes on, or is finished already."""
+  """Returns the line on a run that begins, resumes, or is finished already."""
   path, num_epochs = settings.save_path, settings.num_epochs
   changes = ", ".join(f"{k}={new}, was {old}" for k, (old, new) in run.changes.items())
   changes = f" ({changes})" if changes else ""
@@ -30,7 +30,7 @@ def opening(run: TrainingRun, settings: TrainingSettings) -> str:
 
 
 def _way_on(run: TrainingRun, settings: TrainingSettings) -> str:
-  """Says how a finished run is trained further."""
+  """Returns how a finished run can be trained further."""
   if int(run.epoch) < settings.num_epochs:
     return "go on with a higher --patience"
   if settings.schedule != "cosine":
@@ -39,10 +39,10 @@ def _way_on(run: TrainingRun, settings: TrainingSettings) -> str:
 
 
 def closing(run: TrainingRun, settings: TrainingSettings) -> str:
-  """Says how a run ended.
+  """Returns the lines on a run that has ended.
 
   Raises:
-    ValueError: if it has found no optimizer to export.
+    ValueError: if no validation was finite, so that no optimizer was exported.
   """
   if not np.isfinite(run.best_loss):
     raise ValueError(
@@ -59,13 +59,13 @@ def closing(run: TrainingRun, settings: TrainingSettings) -> str:
 
 
 def progress(epoch: int, recent: list[float], run: TrainingRun) -> str:
-  """Says where a run is, with the mean of its recent episodes' final losses."""
+  """Returns the line on a running training, with the mean of recent final losses."""
   line = f"epoch {epoch:5d}  final loss {np.mean(recent):<8.4g}  {standing(run)}"
   return line.rstrip()
 
 
 def standing(run: TrainingRun) -> str:
-  """Says what a run has reached."""
+  """Returns the best validation loss and the number of skipped windows, as text."""
   best, skipped = float(run.best_loss), int(run.num_skipped)
   parts = [f"best validation {best:.4g}"] if np.isfinite(best) else []
   if skipped:

@@ -1,4 +1,4 @@
-"""Runs Python files of the user's own, for what they define."""
+"""Runs a user's own Python files, for the names that they define."""
 
 import pathlib
 import runpy
@@ -12,14 +12,14 @@ _ran: dict[str, Mapping[str, Any]] = {}  # by absolute path, or by a module's na
 def run(source: str) -> Mapping[str, Any]:
   """Runs a file as `python file.py` would, but under another name than __main__.
 
-  A process runs each file once: its classes register themselves, and are the same
-  ones for whoever names them.
+  Each file runs once per process, so that its classes are registered once, and are the
+  same for every caller.
 
   Args:
-    source: path of the file; a module's dotted name may stand for it.
+    source: path of the file, or the dotted name of a module.
 
   Returns:
-    What it defines, by name.
+    The values that it defines, by name.
 
   Raises:
     ValueError: if there is no such file.
@@ -29,7 +29,7 @@ def run(source: str) -> Mapping[str, Any]:
   path = pathlib.Path(source).expanduser()
   key = str(path.resolve()) if is_file(source) else source
   if key not in _ran:
-    if is_file(source):  # From its directory it imports its neighbours.
+    if is_file(source):  # It may import modules from its directory.
       sys.path.insert(0, str(path.resolve().parent))
     try:
       is_path = is_file(source)
@@ -46,11 +46,11 @@ def run_all(sources: Sequence[str]) -> None:
 
 
 def check(source: str) -> None:
-  """Raises ValueError if a file is named that is not there."""
+  """Raises ValueError if `source` is the path of a file that does not exist."""
   if is_file(source) and not pathlib.Path(source).expanduser().is_file():
     raise ValueError(f"There is no file {source!r}; check the path.")
 
 
 def is_file(source: str) -> bool:
-  """Whether a path is meant, not a module."""
+  """Whether `source` is a path, and not the name of a module."""
   return source.endswith(".py") or "/" in source

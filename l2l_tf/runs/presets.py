@@ -1,7 +1,7 @@
-"""Plain names: a problem, and the recipe that meta-trains an optimizer for it.
+"""Presets: a problem, and the recipe that meta-trains an optimizer for it, by name.
 
-What each recipe reaches, and in what time, stands in README's table. Problems are
-imported when one is made: `l2l-train --help` shows recipes without TensorFlow.
+README's table shows what each recipe reaches, and in what time. Problems are imported
+when one is made: `l2l-train --help` shows recipes without TensorFlow.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ _MOST_OF_A_NAME = 80  # characters; file systems allow 255
 
 
 def _features(*scales: int) -> str:
-  """Log and sign, and the gradient itself at several magnitudes."""
+  """Log and sign of the gradient, and the clamped gradient at several scales."""
   clamps = [f"clamp(scale={scale},min_value=-5,max_value=5)" for scale in scales]
   return "+".join(["log_and_sign", *clamps])
 
 
 class Preset(NamedTuple):
-  """A problem and the settings of its recipe; each is a flag of l2l-train too."""
+  """A problem and the settings of its recipe, most of which are flags of l2l-train."""
 
   problem: str  # a name in `l2l_tf.problems`, or an expression
-  arguments: Mapping[str, Any]  # of that name
+  arguments: Mapping[str, Any]  # for that name's constructor
   description: str
   optimizer: str = "CoordinatewiseLSTM"
   layers: tuple[int, ...] = (20, 20)
@@ -40,7 +40,7 @@ class Preset(NamedTuple):
   clip_norm: float = 0.1
   relative_loss: bool = False
   evaluation_epochs: int = 8
-  num_draws: int = 8  # of an evaluation
+  num_draws: int = 8  # in an evaluation
 
   def make_problem(self) -> Any:
     """Builds the problem, an `l2l_tf.problems.Problem`."""
@@ -105,8 +105,8 @@ PRESETS: Mapping[str, Preset] = {
     {},
     "12 small nets on digits, iris and wine",
     optimizer="RNNprop",
-    # Late windows of longer episodes have meta-gradients a hundred times as large, of
-    # changing direction; trained on them, the optimizer is worse after 1,000 steps.
+    # In late windows of longer episodes the meta-gradients are a hundred times as large
+    # and change direction; trained on these, the optimizer is worse after 1,000 steps.
     num_epochs=60,
     num_steps=200,
     unroll_length=20,
@@ -118,21 +118,21 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-# What a problem of the user's own starts from: the recipe for nets on real data.
+# The recipe for a problem of the user's own: that for networks on real data.
 OWN_RECIPE = PRESETS["mnist_mlp"]._replace(problem=OWN, description="your own")
 
 
 def get(name: str) -> Preset:
-  """Returns the recipe of a problem; nothing of the user's own is run yet.
+  """Returns the recipe of a problem; no code of the user's own is run yet.
 
   Args:
-    name: one of `PRESETS`; or a call of what `l2l_tf.problems` names, such as
-      "Quadratic(num_dims=3)", whose recipe is that of the preset most like it; or a
+    name: one of `PRESETS`; or a call of a name in `l2l_tf.problems`, such as
+      "Quadratic(num_dims=3)", which gets the recipe of the preset most like it; or a
       Python file and a function in it that returns a problem, as in `OWN`, with or
-      without arguments; a module's dotted name may stand for the file.
+      without arguments. A module's dotted name may stand for the file.
 
   Raises:
-    ValueError: for another name, with the valid ones, or a file that is not there.
+    ValueError: for another name, with the valid ones, or a file that does not exist.
   """
   if name in PRESETS:
     return PRESETS[name]
@@ -158,7 +158,7 @@ def get(name: str) -> Preset:
 
 
 def _most_alike(call: expressions.Call) -> str | None:
-  """Returns the preset of the same name whose arguments are among the call's."""
+  """Returns the preset of the same name with the most arguments that the call has."""
   alike = [
     (len(preset.arguments), name)
     for name, preset in PRESETS.items()
@@ -168,7 +168,7 @@ def _most_alike(call: expressions.Call) -> str | None:
 
 
 def short_name(name: str) -> str:
-  """Returns what can name a directory: path/to/file.py:function is file_function."""
+  """Returns a directory name for a problem; file_function for a/file.py:function."""
   if name in PRESETS:
     return name
   source = expressions.parse(name).source
@@ -180,7 +180,7 @@ def short_name(name: str) -> str:
 
 
 def shortened(name: str, most: int = _MOST_OF_A_NAME) -> str:
-  """Returns a name that is cut, if need be, and still differs from others."""
+  """Returns the name, cut if it is too long, with a hash that keeps it distinct."""
   if len(name) <= most:
     return name
   digest = hashlib.sha256(name.encode()).hexdigest()[:8]

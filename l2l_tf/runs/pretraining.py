@@ -1,4 +1,4 @@
-"""What l2l-pretrain does, given its settings."""
+"""The command l2l-pretrain, as a function of its settings."""
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
@@ -30,7 +30,7 @@ _COMPARISON = "comparison.csv"
 
 
 def make(settings: PretrainingSettings) -> int:
-  """Trains, compares, and writes weights and card; returns the exit code."""
+  """Trains, compares, and writes weights and a card; returns the exit code."""
   name, seed = settings.name, settings.seed
   recipe = pretraining.RECIPES[name]
   path = pathlib.Path(settings.save_path or f"tensorboard_logs/pretrain_{name}")
@@ -65,7 +65,7 @@ def make(settings: PretrainingSettings) -> int:
 
 
 def _train(flags: Sequence[str], path: pathlib.Path) -> int:
-  """Runs l2l-train, which goes on where it was stopped; returns its exit code."""
+  """Runs l2l-train, which resumes where it was stopped; returns its exit code."""
   print(f"\nl2l-train {' '.join(flags)}")
   before, start = _seconds(path), time.monotonic()
   process = subprocess.Popen(
@@ -81,7 +81,7 @@ def _train(flags: Sequence[str], path: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def _forwarding_signals(process: subprocess.Popen) -> Iterator[None]:
-  """Lets a training that runs in another session hear what this process is told."""
+  """Forwards SIGINT and SIGTERM to a training, which runs in a session of its own."""
   forward = lambda number, unused_frame: process.send_signal(number)
   former = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
   try:
@@ -97,8 +97,8 @@ def _compare(
   path: pathlib.Path,
   settings: PretrainingSettings,
 ) -> list[cards.Result]:
-  """Runs everyone on every held-out task; what `path` holds is not run again."""
-  # TensorFlow takes one program per task and optimizer for a mistake.
+  """Runs all optimizers on all held-out tasks, but for the results in `path`."""
+  # TensorFlow would warn of too many functions: there is one per task and optimizer.
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
   horizons = list(settings.horizons)
   counts = [settings.num_draws, settings.num_tuning_draws, settings.seed]
@@ -120,7 +120,7 @@ _Done = dict[tuple[str, str], list[cards.Result]]  # by optimizer and task
 
 
 def _read(path: pathlib.Path, horizons, counts) -> _Done:
-  """Returns the finished results, none if they are of other counts."""
+  """Returns the finished results; none if they were made with other counts."""
   if not path.exists():
     return {}
   header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
@@ -140,7 +140,7 @@ def _write(path: pathlib.Path, done: _Done, horizons, counts) -> None:
 
 
 def _header(horizons, counts) -> list[str]:
-  """The columns' names; the counts make part of the last one."""
+  """Returns the columns' names; the last one contains the counts."""
   described = "steps {}; draws {}, tuning draws {}, seed {}".format(
     " ".join(map(str, horizons)), *counts
   )
@@ -148,7 +148,7 @@ def _header(horizons, counts) -> list[str]:
 
 
 def _num_updates(path: pathlib.Path) -> int:
-  """Counts those of the epochs that a run took, which may have ended early."""
+  """Returns the number of meta-steps that a run took; it may have ended early."""
   config = json.loads((path / "config.json").read_text(encoding="utf-8"))
   return finished_epochs(path) * config["num_steps"] // config["unroll_length"]
 

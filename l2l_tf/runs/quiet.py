@@ -18,10 +18,10 @@ _NOTICES = re.compile(
 
 
 def _import_tensorflow() -> None:
-  """Imports it with stderr passing through a filter.
+  """Imports TensorFlow, with stderr passing through a filter.
 
-  The filter is a process of its own: the last words of an import that crashes,
-  on a processor without AVX for one, are shown too.
+  The filter is a process of its own, so that it still shows the last lines of an import
+  that crashes, for example on a processor without AVX.
   """
   if "tensorflow" in sys.modules:
     return
@@ -48,7 +48,7 @@ def _import_tensorflow() -> None:
 
 
 def _filter(reader: int) -> NoReturn:
-  """Copies all lines but the notices to stderr, and ends with its input."""
+  """Copies all lines but the notices to stderr, until its input ends."""
   try:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(reader, "rb") as lines:

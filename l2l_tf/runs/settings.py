@@ -1,4 +1,4 @@
-"""What each command can be told; the fields are its flags, explained by --help.
+"""The settings of each command; the fields are its flags, explained by --help.
 
 Nothing here imports TensorFlow.
 """
@@ -9,23 +9,24 @@ from typing import Any
 
 from l2l_tf.runs import presets, vocabulary
 
-# The names in `protocol.BASELINES`, which cannot be asked without TensorFlow.
+# The names in `protocol.BASELINES`, which cannot be imported without TensorFlow.
 BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam")
 
-# Of each setting that is a choice: what there is, the default first.
+# The values of each setting that is a choice, the default first.
 CHOICES = {"schedule": ("cosine", "constant"), "meta_loss": ("sum", "last")}
-# What a problem's recipe says, whatever is trained; the rest is said elsewhere below.
+# Settings whose defaults are the recipe's, whatever is trained. The recipe's others are
+# in `_optimizer` and `_meta_optimizer`.
 _OF_RECIPE = (
   "num_epochs", "num_steps", "unroll_length", "evaluation_epochs", "clip_norm",
   "relative_loss",
 )  # fmt: skip
-# Flags that are arguments of the optimizer, where that is a name alone.
+# Flags for the optimizer's arguments, if --optimizer is a name without arguments.
 ARCHITECTURE = ("layers", "preprocess", "output_scale", "initializer")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-  """Settings of l2l-train; what is None is as the problem's recipe says."""
+  """Settings of l2l-train; None takes the value of the problem's recipe, if any."""
 
   problem: str = "quadratic"
   num_epochs: int | None = None
@@ -43,7 +44,7 @@ class TrainingSettings:
   meta_loss: str | None = None  # "sum", the default, or "last"
   relative_loss: bool | None = None
   second_derivatives: bool | None = None  # None: False
-  meta_gradient: str | None = None  # None: as the two before say
+  meta_gradient: str | None = None  # None: TruncatedBPTT, by second_derivatives
   optimizer: str | None = None
   layers: tuple[int, ...] | None = None
   preprocess: str | None = None
@@ -57,7 +58,7 @@ class TrainingSettings:
   trace_graph: bool = False
 
   def resolved(self) -> "TrainingSettings":
-    """Returns settings in which None means that there is nothing to say.
+    """Returns settings with all defaults filled in; None then means not applicable.
 
     Raises:
       ValueError: for an unknown name, or two settings that exclude each other.
@@ -80,7 +81,7 @@ class TrainingSettings:
     return getattr(recipe, name) if own is None else own
 
   def _optimizer(self, recipe: presets.Preset) -> dict[str, Any]:
-    """The optimizer and those of the flags for its arguments that it takes."""
+    """Returns the optimizer and the flags for its arguments, if it takes them."""
     names = ("optimizer", *ARCHITECTURE)
     if self.initial_path is not None:
       self._refuse(names, "--initial_path, whose file says it already")
@@ -134,7 +135,7 @@ class TrainingSettings:
     return value or choices[0]
 
   def _refuse(self, names, other: str) -> None:
-    """Raises if one of the settings is given together with the other one."""
+    """Raises ValueError if one of the settings is given together with `other`."""
     for name in names:
       if getattr(self, name) is not None:
         raise ValueError(f"--{name} was given with {other}; leave out one of the two.")
@@ -147,7 +148,7 @@ class EvaluationSettings:
   problem: str = "quadratic"
   path: tuple[str, ...] = ()
   optimizer: tuple[str, ...] = BASELINES
-  learning_rate: float | None = None  # None: each baseline's own, tuned
+  learning_rate: float | None = None  # None: tuned for each baseline
   num_epochs: int | None = None  # None: as the problem's recipe says
   num_tuning_epochs: int | None = None  # None: as num_epochs
   num_steps: int = 100
@@ -176,7 +177,7 @@ class PretrainingSettings:
 
   name: str = "general"
   seed: int = 0
-  num_epochs: int | None = None  # of every stage; None: as the recipe says
+  num_epochs: int | None = None  # in every stage; None: as the recipe says
   horizons: tuple[int, ...] = (100, 1000, 5000)
   num_draws: int = 3
   num_tuning_draws: int = 1
@@ -185,7 +186,7 @@ class PretrainingSettings:
 
 
 def check_baseline(text: str, may_be_registered: bool = False) -> None:
-  """Raises ValueError for what is neither a baseline's name nor an expression.
+  """Raises ValueError unless a text is a baseline's name or an optimizer expression.
 
   Args:
     text: the name or the expression.

@@ -1,4 +1,4 @@
-"""What the package's source says of its classes, without importing them."""
+"""Reads the package's classes and functions from its source, without importing it."""
 
 import ast
 import functools
@@ -13,7 +13,7 @@ _Definition = ast.ClassDef | ast.FunctionDef
 
 
 class Entry(NamedTuple):
-  """A name that can be called, as its source has it."""
+  """A class or function that can be called, as its source defines it."""
 
   name: str
   signature: str  # arguments with their defaults
@@ -23,11 +23,11 @@ class Entry(NamedTuple):
 
 @functools.cache
 def entries(room: str, bases: tuple[str, ...]) -> dict[str, Entry]:
-  """Returns the names of a room: subclasses of its bases, functions that return one.
+  """Returns a room's subclasses of the bases, and functions that return one, by name.
 
   Args:
     room: a module or package below l2l_tf, such as "optimizers".
-    bases: names of classes; if there are none, any class is meant.
+    bases: names of classes; without any, all classes are returned.
   """
   public = _public(room)
   definitions = {node.name: node for node in _definitions(room)}
@@ -59,7 +59,7 @@ def _definitions(room: str) -> list[_Definition]:
 
 
 def _with_constants(tree: ast.Module) -> ast.Module:
-  """Puts literals where a module's constants stand, such as those of defaults."""
+  """Replaces a module's constants by their literals, such as in defaults."""
   constants = {
     node.targets[0].id: node.value
     for node in tree.body
@@ -76,7 +76,7 @@ def _with_constants(tree: ast.Module) -> ast.Module:
 
 
 def _public(room: str) -> set[str]:
-  """What a package's __init__ names, or all that a module defines."""
+  """Returns the names that a package's __init__ imports, or that a module defines."""
   init = _PACKAGE / room / "__init__.py"
   if not init.exists():
     return {node.name for node in _definitions(room)}
@@ -107,7 +107,7 @@ def _ancestry(node: ast.ClassDef, classes) -> Iterator[str]:
 
 
 def _takes_literals(node: _Definition, classes) -> bool:
-  """Whether no argument has to be a function, which no expression can write."""
+  """Whether no argument must be a function, which an expression cannot write."""
   return not any(
     default is None and annotation and "Callable" in ast.unparse(annotation)
     for _, annotation, default in _parameters(node, classes)

@@ -1,4 +1,4 @@
-"""What l2l-train does, given its settings.
+"""The command l2l-train, as a function of its settings.
 
 From Python: `training.train(TrainingSettings(problem="quadratic", num_epochs=100))`.
 """
@@ -33,25 +33,26 @@ from l2l_tf.runs.training_run import (
 from l2l_tf.storage import export, files
 from l2l_tf.storage.summaries import TRAJECTORIES, TensorBoard
 
-# What a run's result does not depend on; it may differ when a run is resumed.
+# Settings that do not affect a run's result; they may differ when it is resumed.
 _PRESENTATION = ("log_period", "save_path", "trace_graph", "imports")
-# What decides only when a run is validated and when it ends; it may change as well.
+# Settings that only decide when a run is validated and when it ends; they may differ as
+# well.
 _ENDING = ("evaluation_period", "patience")
 _HYPER_PARAMETERS = [
   "problem", "optimizer", "layers", "preprocess", "output_scale", "learning_rate",
   "schedule", "meta_optimizer", "clip_norm", "num_steps", "unroll_length",
   "meta_batch_size", "relative_loss", "second_derivatives", "meta_gradient", "seed",
 ]  # fmt: skip
-_FINAL_RATE = 0.02  # of the first one, at the end of the cosine
+_FINAL_RATE = 0.02  # at the end of the cosine, as a share of the first rate
 _PICTURE_PERIOD = 15.0  # seconds between pictures, each of which takes 0.3
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
 
 def train(settings: TrainingSettings) -> int:
-  """Opens the run, or goes on with it, and trains to its end or to a signal.
+  """Starts a run or resumes it, and trains until it ends or a signal arrives.
 
-  Progress is shown on the terminal; logs, checkpoints and the best optimizer lie in
-  `settings.save_path`.
+  Progress is shown on the terminal; logs, checkpoints and the best optimizer are
+  written to `settings.save_path`.
 
   Args:
     settings: what to train, on what, and how.
@@ -62,7 +63,7 @@ def train(settings: TrainingSettings) -> int:
   Raises:
     ValueError: for settings that do not fit together.
     ConfigurationError: if the directory belongs to another run.
-    WriteError: if a result cannot be written; the run goes on from its checkpoint.
+    WriteError: if a result cannot be written; the run can resume from its checkpoint.
   """
   own_files.run_all(settings.imports)
   settings = settings.resolved()
@@ -70,13 +71,13 @@ def train(settings: TrainingSettings) -> int:
 
 
 def open_run(settings: TrainingSettings) -> TrainingRun:
-  """Opens the run in its directory, where it may have been before.
+  """Opens the run in its directory, new or to be resumed.
 
   Args:
     settings: as `TrainingSettings.resolved` returns them, here and below.
 
   Raises:
-    ConfigurationError: as `TrainingRun`.
+    ConfigurationError: as in `TrainingRun`.
   """
   depends_on_length = settings.schedule == "cosine"
   try:
@@ -104,7 +105,7 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
 
 
 def build_trainer(settings: TrainingSettings) -> MetaTrainer:
-  """Builds what the settings describe."""
+  """Builds the trainer that the settings describe."""
   check_lengths(settings.num_steps, settings.unroll_length)
   return MetaTrainer(
     presets.get(settings.problem).make_problem(),
@@ -121,10 +122,10 @@ def build_trainer(settings: TrainingSettings) -> MetaTrainer:
 
 
 def build_optimizer(settings: TrainingSettings) -> Optimizer:
-  """Builds a fresh optimizer, or loads the one to go on from.
+  """Builds a fresh optimizer, or loads the one to start from.
 
   Raises:
-    ExportError: if it could not be exported once it is trained.
+    ExportError: if the optimizer cannot be exported, which is checked before training.
   """
   if settings.initial_path is not None:
     return export.load(pathlib.Path(settings.initial_path).expanduser())
@@ -143,9 +144,9 @@ def _build_meta_gradient(settings: TrainingSettings):
 
 
 def _objective(settings: TrainingSettings) -> dict[str, Any]:
-  """Returns the trainer's arguments that say what the meta-loss is."""
+  """Returns the trainer's arguments that define the meta-loss and its clipping."""
   relative, clip_norm = settings.relative_loss, settings.clip_norm
-  if settings.meta_loss is None:  # The meta-gradient may say which losses count.
+  if settings.meta_loss is None:  # The meta-gradient may have weights of its own.
     return {"relative_loss": relative, "clip_norm": clip_norm}
   weights = {"sum": all_ones, "last": last_only}[settings.meta_loss]
   return {"objective": MetaObjective(weights, relative, clip_norm)}
@@ -183,7 +184,7 @@ def _train(run: TrainingRun, settings: TrainingSettings) -> int:
 def _open_board(
   run: TrainingRun, path: pathlib.Path, values: Mapping[str, Any]
 ) -> TensorBoard:
-  """Opens the logs and shows the flags and, if wanted, the graph."""
+  """Opens the logs, and writes the flags and, on request, the graph."""
   graph = None
   if values["trace_graph"] and run.resumed_from is None:
     trainer = run.trainer
@@ -202,7 +203,7 @@ def _open_board(
 
 
 def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> int:
-  """Shows progress; returns the number of the signal that ended it, or 0."""
+  """Trains and shows progress; returns the signal that ended the loop, or 0."""
   recent: list[float] = []
   picture = _Picture(board, settings)
   with (
@@ -234,7 +235,7 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
 
 
 class _Picture:
-  """The trajectories of all validations so far, drawn now and then."""
+  """A plot of all validations so far, drawn at most every `_PICTURE_PERIOD`."""
 
   def __init__(self, board: TensorBoard, settings: TrainingSettings):
     self._board, self._path = board, pathlib.Path(settings.save_path)
@@ -242,13 +243,13 @@ class _Picture:
     self._time, self._epoch = time.monotonic(), None
 
   def note(self, epoch: int) -> None:
-    """Takes note of a validation, and draws unless it did so a moment ago."""
+    """Notes a validation, and draws unless the last plot is recent."""
     self._epoch = epoch
     if time.monotonic() - self._time > _PICTURE_PERIOD:
       self.draw()
 
   def draw(self) -> None:
-    """Draws up to the last validation, if it has not been drawn yet."""
+    """Draws all validations, if there is one that has not been drawn yet."""
     if self._epoch is not None:
       with files.writing(self._path):
         figure = plots.trajectories(self._path / VALIDATIONS, self._title)
@@ -259,7 +260,7 @@ class _Picture:
 def _log(
   run: TrainingRun, board: TensorBoard, picture: _Picture, epoch: Epoch, path: str
 ) -> None:
-  """Writes TensorBoard's logs; if they cannot be written, the run still is saved."""
+  """Writes TensorBoard logs; if they cannot be written, saves the run and raises."""
   try:
     with files.writing(path):
       board.training(epoch.number, epoch.metrics, 1.0 / epoch.seconds)

@@ -1,7 +1,7 @@
 """A meta-training run that can be stopped at any moment and started again.
 
-Validation on tasks that training never draws, the best optimizer kept by it,
-early stopping, checkpoints: what stands around `MetaTrainer`'s episodes.
+It runs the episodes of a `MetaTrainer`, one per epoch, and adds validation on tasks
+that training never draws, export of the best optimizer, early stopping and checkpoints.
 """
 
 import contextlib
@@ -24,28 +24,28 @@ from l2l_tf.storage.validations import Validations
 
 _CONFIG = "config.json"
 _CHECKPOINTS = "checkpoints"
-_EPOCH = "progress/0/.ATTRIBUTES/VARIABLE_VALUE"  # where a checkpoint counts them
+_EPOCH = "progress/0/.ATTRIBUTES/VARIABLE_VALUE"  # finished epochs, in a checkpoint
 OPTIMIZER = "optimizer.l2l.npz"
 VALIDATIONS = "validation.csv"
 
 
 class ConfigurationError(ValueError):
-  """A save path that belongs to a run of another configuration."""
+  """The save path belongs to a run of another configuration."""
 
   def __init__(
     self, message: str, changes: Mapping[str, tuple[Any, Any]] | None = None
   ):
-    """Takes the sentence, and what differs: found and given values by name."""
+    """Takes the message, and the differing values by name, as (found, given)."""
     super().__init__(message)
     self.changes = dict(changes or {})
 
 
 class Epoch(NamedTuple):
-  """What one epoch, an episode of meta-training, gave."""
+  """The results of one epoch, which is one episode of meta-training."""
 
-  number: int  # from 1
-  metrics: dict[str, Any]  # of `MetaTrainer.train_episode`
-  validation: protocol.Curves | None  # where this epoch was validated
+  number: int  # counted from 1
+  metrics: dict[str, Any]  # from `MetaTrainer.train_episode`
+  validation: protocol.Curves | None  # if there was a validation after this epoch
   is_best: bool  # whether the validation is the best so far
   seconds: float  # of training alone
 
@@ -55,12 +55,13 @@ class TrainingRun:
 
   The exported file always holds the weights with the lowest validation loss.
 
-  A run, also a finished one, goes on for more epochs when it is opened with a higher
+  A run, even a finished one, goes on for more epochs when it is opened with a higher
   `num_epochs`. Its weights and meta-optimizer end bit for bit as if it had had that
-  number from the start, provided that the trainer does not depend on the number, as
-  it does through a learning-rate schedule. The export does too, unless the validation
-  at the former last epoch, where no period ended, found the best optimizer: then
-  that one stays until it is surpassed. It is never counted against `patience`.
+  number from the start, provided that the trainer does not depend on the number, as it
+  would through a learning-rate schedule. The same is true of the export, with one
+  exception: the last epoch of the shorter run was validated even if no evaluation
+  period ended there, and if that validation was the best, its optimizer stays until a
+  better one is found. Such a validation never counts against `patience`.
   """
 
   def __init__(
@@ -79,23 +80,23 @@ class TrainingRun:
     Args:
       trainer: what to run; its weights are overwritten by a restored checkpoint.
       save_path: directory of the checkpoints and the exported optimizer.
-      config: JSON-able description of the run; a directory with another one is
-        refused.
-      num_epochs: episodes to train in all.
+      config: description of the run that can be written as JSON; a directory with
+        another one is refused.
+      num_epochs: total number of epochs.
       evaluation_period: epochs between validations, each of which is followed by
         a checkpoint.
-      evaluation_epochs: tasks drawn for a validation, always the same ones.
-      patience: validations without improvement after which the run ends; None
-        to never end early.
-      may_change: keys of `config` whose values may differ from the directory's,
-        which then takes the new ones: those that decide when the run is validated
-        and when it ends, and nothing else.
+      evaluation_epochs: draws in a validation, always the same ones.
+      patience: validations in a row without improvement that end the run; None for
+        no early end.
+      may_change: keys of `config` whose values may differ from those in the directory,
+        which are then replaced. Only what decides when the run is validated and when
+        it ends may be among them.
 
     Raises:
       ValueError: for a count below one.
-      ConfigurationError: if `save_path` is no directory, belongs to another
-        configuration, has lost a file that the run needs, or has taken more epochs
-        than `num_epochs` already.
+      ConfigurationError: if `save_path` is not a directory, belongs to another
+        configuration, lacks a file that the run needs, or has taken more epochs than
+        `num_epochs` already.
       CheckpointError: if its checkpoints cannot be read.
       WriteError: if it is new and cannot be written.
     """
@@ -120,7 +121,7 @@ class TrainingRun:
     config = json.loads(json.dumps(config))
     self.changes = _claim(self._path, config, may_change)  # name -> (former, new)
     self.epoch = tf.Variable(0, dtype=tf.int64)  # finished epochs
-    self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows, for lack of finiteness
+    self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows that were not finite
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
     self._stale = tf.Variable(0, dtype=tf.int64)  # validations since the best
     groups = {
@@ -145,7 +146,7 @@ class TrainingRun:
 
   @property
   def export_path(self) -> pathlib.Path:
-    """Where the best optimizer lies, for `l2l_tf.load`."""
+    """The file of the best optimizer, for `l2l_tf.load`."""
     return self._path / OPTIMIZER
 
   @property
@@ -159,7 +160,7 @@ class TrainingRun:
     """Writes a checkpoint of the last finished epoch, unless there is one.
 
     Raises:
-      WriteError: if it cannot be written; the former ones stay.
+      WriteError: if it cannot be written; the earlier ones are kept.
     """
     epoch = int(self.epoch)
     if epoch != self._saved:
@@ -169,18 +170,17 @@ class TrainingRun:
   def epochs(
     self, record: Callable[[Epoch], None] = lambda epoch: None
   ) -> Iterator[Epoch]:
-    """Trains, yielding each epoch when it is done and, where due, saved.
+    """Trains, yielding each epoch when it is done and, after a validation, saved.
 
-    An epoch is done as a whole: whoever stops consuming calls `save` and loses
-    nothing.
+    To stop early without losing an epoch, stop iterating and call `save`.
 
     Args:
       record: is called with each epoch before it is saved. If the process dies
         between the two, the epoch is trained, and recorded, again.
 
     Raises:
-      WriteError: if a result cannot be written; the former ones stay.
-      ValueError: if not one window of the run was finite by a validation.
+      WriteError: if a result cannot be written; the earlier ones are kept.
+      ValueError: if, at a validation, no window of the run has been finite so far.
     """
     while not self.is_finished:
       number = int(self.epoch) + 1
@@ -196,7 +196,7 @@ class TrainingRun:
         validation, is_best = self._validate()
         if is_best:
           self._stale.assign(0)
-        elif ends_period:  # A longer run would not have validated the other.
+        elif ends_period:  # A longer run would not have the last epoch's validation.
           self._stale.assign_add(1)
       epoch = Epoch(number, metrics, validation, is_best, seconds)
       record(epoch)
@@ -205,7 +205,7 @@ class TrainingRun:
       yield epoch
 
   def _check_end(self) -> None:
-    """Refuses to end a run before, or at, an epoch that was not its last one."""
+    """Refuses to lower num_epochs to what the run has taken already, or below."""
     epoch = int(self.epoch)
     is_shortened = epoch == self._num_epochs and "num_epochs" in self.changes
     if epoch > self._num_epochs or is_shortened:
@@ -236,27 +236,27 @@ class TrainingRun:
 
 
 def finished_epochs(save_path: str | os.PathLike[str]) -> int:
-  """Returns how many epochs the run in that directory has taken."""
+  """Returns the number of epochs that the run in that directory has taken."""
   directory = str(pathlib.Path(save_path) / _CHECKPOINTS)
   return int(tf.train.load_checkpoint(directory).get_tensor(_EPOCH))
 
 
 @contextlib.contextmanager
 def stop_signals(notice: str = "") -> Iterator[list[int]]:
-  """Turns SIGINT and SIGTERM into a request that the loop can heed.
+  """Turns SIGINT and SIGTERM into a request to stop, which the loop can check.
 
   Args:
     notice: shown on stderr when a signal arrives.
 
   Yields:
     A list, to which the number of a signal is appended when it arrives. A second
-    one acts as if it had not been caught.
+    signal has its usual effect.
   """
   received: list[int] = []
 
   def receive(number, unused_frame):
     received.append(number)
-    os.write(2, notice.encode())  # What print buffers may just be in use.
+    os.write(2, notice.encode())  # `print` is not safe in a signal handler.
     for caught, handler in former.items():
       signal.signal(caught, handler)
 
@@ -277,7 +277,7 @@ def _claim(
   """Writes the configuration into a new directory, or compares it with an old one.
 
   Returns:
-    What differs and may.
+    The differences, all of which are allowed.
   """
   file = path / _CONFIG
   if path.exists() and not path.is_dir():
@@ -304,7 +304,7 @@ def _write(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 def _compare(
   file: pathlib.Path, config: Mapping[str, Any], may_change: Collection[str]
 ) -> _Changes:
-  """Refuses a directory whose configuration differs in what may not change."""
+  """Returns the allowed differences; refuses a directory with any other."""
   try:
     found = json.loads(file.read_text())
   except ValueError:

@@ -1,7 +1,7 @@
 """The names that the command line knows: optimizers, problems, meta-gradients.
 
-They are what the package's rooms name, read from the source: `--help` and a wrong
-name are answered without TensorFlow, and a new class needs no entry here.
+They are read from the source of the package's rooms: `--help` and a wrong name are
+answered without TensorFlow, and a new class needs no entry here.
 """
 
 import functools
@@ -14,10 +14,10 @@ from l2l_tf.runs.expressions import Expression
 
 
 class _Kind(NamedTuple):
-  """One of the things that a flag can name."""
+  """One kind of object that a flag can name."""
 
-  room: str  # the module or package that names them
-  bases: tuple[str, ...]  # what they are: a subclass of one of these
+  room: str  # the module or package that they are public in
+  bases: tuple[str, ...]  # they are subclasses of one of these
   noun: str
 
 
@@ -28,9 +28,9 @@ KINDS = {
     "meta/gradients", ("MetaGradient", "TruncatedBPTT"), "a meta-gradient"
   ),
 }
-# What can only be an argument: any class that is registered, and these functions.
+# Rooms of names that can only be arguments; all registered classes can be, too.
 _ARGUMENTS = {"preprocess": (), "problems/data/datasets": ("Dataset",)}
-_VALUES = ("all_ones", "last_only")  # of meta/gradients: arguments, not calls
+_VALUES = ("all_ones", "last_only")  # functions that are themselves arguments
 
 
 def listing(kind: str) -> dict[str, source.Entry]:
@@ -41,7 +41,7 @@ def listing(kind: str) -> dict[str, source.Entry]:
 
 @functools.cache
 def _nested() -> set[str]:
-  """The names that may stand within an expression."""
+  """Returns the names that may be used in an expression."""
   found = {name for kind in KINDS for name in listing(kind)}
   for room, bases in _ARGUMENTS.items():
     found |= set(source.entries(room, bases))
@@ -51,7 +51,7 @@ def _nested() -> set[str]:
 
 
 def describe(kind: str) -> str:
-  """Lists the names with their arguments and what they are, one per line."""
+  """Lists the names with their arguments and descriptions, one per line."""
   entries = listing(kind).values()
   return "\n".join(f"{e.name}({e.signature}): {e.description}" for e in entries)
 
@@ -66,8 +66,8 @@ def check(text: str, kind: str, may_be_registered: bool = False) -> Expression:
       is unknown.
 
   Raises:
-    ValueError: for what is no expression, a name that is unknown, or a file that is
-      not there.
+    ValueError: for a text that is not an expression, an unknown name, or a file that
+      does not exist.
   """
   expression = expressions.parse(text)
   if expression.source is not None:
@@ -87,7 +87,7 @@ def check(text: str, kind: str, may_be_registered: bool = False) -> Expression:
 
 
 def parameters(name: str, kind: str) -> tuple[str, ...]:
-  """Returns the arguments of a name that `check` has found."""
+  """Returns the argument names of a class or function that `check` accepts."""
   if name in listing(kind):
     return listing(kind)[name].parameters
   return tuple(expressions.signature_of(resolve(name)).parameters)
@@ -96,18 +96,18 @@ def parameters(name: str, kind: str) -> tuple[str, ...]:
 def build(
   text: str, kind: str, everywhere: Mapping[str, Any] = {}, **defaults: Any
 ) -> Any:
-  """Makes what an expression describes.
+  """Makes the object that an expression describes.
 
   Args:
     text: as for `check`.
     kind: one of `KINDS`.
     everywhere: arguments for all constructors that it calls, if they take them and
-      the text does not say them.
-    **defaults: likewise, for the outermost one alone.
+      the text does not give them.
+    **defaults: arguments likewise for the outermost constructor alone.
 
   Raises:
-    ValueError: as `check`, for wrong arguments, and for what is not of that kind.
-    RuntimeError: if code of the user's own fails.
+    ValueError: as in `check`, for wrong arguments, and for an object of another kind.
+    RuntimeError: if the user's own code fails.
   """
   expression = check(text, kind)
   if expression.source is None:
@@ -140,7 +140,7 @@ def callable_of(expression: Expression, kind: str) -> Callable[..., Any]:
 
 
 def resolve(name: str) -> Any:
-  """Returns what a name of the package, or a registered one, stands for."""
+  """Returns the object with a name in the package, or with a registered name."""
   from l2l_tf import optimizers, preprocess, problems
   from l2l_tf.meta import gradients
   from l2l_tf.problems.data import datasets
@@ -156,7 +156,7 @@ def resolve(name: str) -> Any:
 
 
 def _build_own(expression: Expression, kind: str, defaults, everywhere) -> Any:
-  """Calls the user's function or class; what it raises keeps its traceback."""
+  """Calls the user's function or class; an exception keeps its traceback."""
   function = callable_of(expression, kind)
   own = own_files.run(expression.source)
   find = lambda name: own[name] if callable(own.get(name)) else resolve(name)

@@ -2,9 +2,9 @@
 
   l2l-diagnose --path=tensorboard_logs/quadratic/optimizer.l2l.npz
 
-No problem is run: the optimizer meets gradients from -1e10 to 1e10, at its first
-step and after a history, constant ones and noise over 100 steps. Prints a table and
-what it means, faults marked with "!"; writes response.csv, trajectories.csv,
+No problem is run: the optimizer is given gradients from -1e10 to 1e10, at its first
+step and after a history, and constant gradients and noise over 100 steps. Prints a
+table and findings, with faults marked by "!"; writes response.csv, trajectories.csv,
 findings.txt and diagnosis.png.
 """
 
@@ -43,7 +43,7 @@ flags.register_validator("path", bool, "nothing to diagnose: give --path")
 
 
 def main() -> None:
-  from l2l_tf.runs import diagnosis  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import diagnosis  # imports TensorFlow, too slow for --help
 
   diagnosis.diagnose(launch.settings(DiagnosisSettings, __name__))
 

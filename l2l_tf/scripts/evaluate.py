@@ -2,7 +2,7 @@
 
   l2l-evaluate --problem=quadratic --path=tensorboard_logs/quadratic/optimizer.l2l.npz
 
-Everyone runs through the same loop, on the same tasks and mini-batches, for the
+All optimizers run through the same loop, on the same tasks and mini-batches, for the
 same number of steps; each baseline's learning rate is selected on other tasks
 than the reported ones. Prints the table, and writes summary.csv, curves.csv,
 curves.png and TensorBoard logs.
@@ -82,7 +82,7 @@ flags.register_multi_flags_validator(
 
 
 def main() -> None:
-  from l2l_tf.runs import evaluation  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import evaluation  # imports TensorFlow, too slow for --help
 
   evaluation.evaluate(launch.settings(EvaluationSettings, __name__))
 

@@ -1,7 +1,7 @@
-"""Starts a script: its flags in --help, and one sentence for a user's mistake.
+"""Runs a script: shows its flags in --help, and reports a mistake in one sentence.
 
-Nothing here or in a script's own module imports TensorFlow: `--help` and a wrong
-flag answer at once.
+Neither this module nor a script's own imports TensorFlow, so that `--help` and a wrong
+flag are answered at once.
 """
 
 import logging as python_logging
@@ -18,15 +18,16 @@ from l2l_tf.runs.settings import check_baseline
 
 _Settings = TypeVar("_Settings")
 
-flags.disclaim_key_flags()  # A flag that is defined here belongs to the script.
+flags.disclaim_key_flags()  # Flags that are defined here belong to the script.
 
 
 def run(main: Callable[[], int | None], module: str) -> None:
   """Runs `main` through absl.
 
   Args:
-    main: returns the exit code; a mistake that it raises ends the process with
-      one sentence on stderr and code 2 (`--verbosity=1` shows the traceback).
+    main: returns the exit code. If it raises an exception that reports a user's
+      mistake, the process prints one sentence on stderr and exits with code 2
+      (`--verbosity=1` shows the traceback).
     module: name of the module that defines the flags.
   """
   for flag in flags.FLAGS.flags_by_module_dict()[module]:
@@ -36,7 +37,7 @@ def run(main: Callable[[], int | None], module: str) -> None:
   def guarded(argv: list[str]) -> int | None:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
-    sys.stdout.reconfigure(line_buffering=True)  # Also where it is a file or a pipe.
+    sys.stdout.reconfigure(line_buffering=True)  # also if it is a file or a pipe
     form = python_logging.Formatter("%(levelname)s: %(message)s")
     logging.get_absl_handler().setFormatter(form)
     try:
@@ -56,27 +57,27 @@ def run(main: Callable[[], int | None], module: str) -> None:
 
 
 def problem(name: str) -> None:
-  """Has the flag refuse what is neither a preset nor an expression of a problem."""
+  """Makes a flag refuse what is neither a preset nor a problem expression."""
   _validate(name, presets.get)
 
 
 def expression(name: str, kind: str) -> None:
-  """Has the flag refuse what is no expression of a kind in `vocabulary.KINDS`."""
+  """Makes a flag refuse what is no expression of a kind in `vocabulary.KINDS`."""
   _validate(name, lambda text: text is None or vocabulary.check(text, kind, _imports()))
 
 
 def expressions_or_baselines(name: str) -> None:
-  """Has the flag, a list, refuse what `settings.check_baseline` does."""
+  """Makes a list flag refuse what `settings.check_baseline` refuses."""
   _validate(name, lambda texts: [check_baseline(text, _imports()) for text in texts])
 
 
 def files(name: str) -> None:
-  """Has the flag, a list, refuse files that are not there."""
+  """Makes a list flag refuse files that do not exist."""
   _validate(name, lambda sources: [own_files.check(source) for source in sources])
 
 
 def _imports() -> bool:
-  """Whether files are to be run that may register names of their own."""
+  """Whether --imports names files, which may register names of their own."""
   return bool(flags.FLAGS["imports"].value)
 
 
@@ -92,7 +93,7 @@ def _validate(name: str, check: Callable[[Any], Any]) -> None:
 
 
 def define_expressions(name: str, default: Sequence[str], help: str) -> None:
-  """Defines a flag for a list that is split at the commas outside of brackets."""
+  """Defines a flag for a list, which is split at the commas outside of brackets."""
   parser = _Expressions()
   flags.DEFINE(parser, name, list(default), help, serializer=_Serializer())
 
@@ -115,7 +116,7 @@ class _Serializer(flags.ArgumentSerializer):
 
 
 def positive_number(name: str) -> None:
-  """Has the flag refuse what is not a positive, finite number."""
+  """Makes a flag refuse what is not a positive, finite number."""
   flags.register_validator(
     name,
     lambda value: value is None or 0 < value < math.inf,
@@ -133,9 +134,9 @@ def settings(
 
   Args:
     settings_class: a class of `runs.settings`, whose fields are the flags.
-    module: name of the module that defines them.
+    module: name of the module that defines the flags.
     given: the flags' values.
-    **convert: functions from a flag's value to the field's, where they differ.
+    **convert: functions from a flag's value to the field's value, if they differ.
   """
   names = [f.name for f in flags.FLAGS.flags_by_module_dict()[module]]
   values = {name: given[name].value for name in names}
@@ -152,12 +153,12 @@ def _parse(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as e:
     sys.exit(_fail(f"{' '.join(str(e).split())}; see --help."))
-  except SystemExit:  # absl has shown the help, and calls that a failure.
+  except SystemExit:  # absl has shown the help, and exits as if that were a failure.
     sys.exit(0)
 
 
 def _is_mistake(error: Exception) -> bool:
-  """Whether it is the user's: an error of the package, with one sentence."""
+  """Whether an error reports a user's mistake in one sentence."""
   own = type(error).__module__.startswith("l2l_tf.")
   return own or (isinstance(error, (ValueError, OSError)) and "\n" not in str(error))
 

@@ -1,10 +1,10 @@
-"""Makes one of the pretrained optimizers: trains it, judges it, writes its card.
+"""Makes one of the pretrained optimizers: trains it, compares it, writes its card.
 
   l2l-pretrain --name=general
 
 Runs l2l-train once for each stage of the recipe, then compares the result with tuned
 baselines on held-out tasks, and writes weights and card. Started again with the same
-flags, it goes on where it was stopped.
+flags, it resumes where it was stopped.
 """
 
 from absl import flags
@@ -54,7 +54,7 @@ flags.register_validator(
 
 
 def main() -> int:
-  from l2l_tf.runs import pretraining  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import pretraining  # imports TensorFlow, too slow for --help
 
   as_integers = lambda steps: tuple(map(int, steps))
   return pretraining.make(

@@ -3,12 +3,13 @@
   l2l-train --problem=quadratic
   l2l-train --problem='Quadratic(num_dims=20)' --optimizer='RNNprop(layers=(20, 20))'
 
-Started again with the same flags, a run goes on where it was stopped: Ctrl-C and
+Started again with the same flags, a run resumes where it was stopped: Ctrl-C and
 SIGTERM end it after the current epoch with a checkpoint, and even SIGKILL costs
 only the epochs since the last validation. With a higher --patience, or under
 --schedule=constant a higher --num_epochs, a finished run goes on as well. Flags
-without a default here take that of the problem's recipe. Expressions are constructor
-calls of what l2l_tf has, or of path/to/file.py:MyClass(units=3), with literals alone.
+without a default here take their value from the problem's recipe. An expression is a
+constructor call with literal arguments, of a name in l2l_tf or in a file of your own,
+as in path/to/file.py:MyClass(units=3).
 """
 
 import math
@@ -21,7 +22,7 @@ from l2l_tf.scripts import launch
 
 
 def _recipe(name: str) -> str:
-  """Says a flag's default: the recipes' values, the most common one first."""
+  """Describes a flag's default: the recipes' values, the most common one first."""
   by_value: dict[str, list[str]] = {}
   recipes = {**presets.PRESETS, presets.OWN: presets.OWN_RECIPE}
   for problem, preset in recipes.items():
@@ -224,13 +225,13 @@ flags.register_validator(
 
 
 def settings(given: flags.FlagValues = flags.FLAGS) -> TrainingSettings:
-  """Returns what the flags say."""
+  """Returns the flags' values as settings."""
   as_integers = lambda layers: tuple(map(int, layers))
   return launch.settings(TrainingSettings, __name__, given, layers=as_integers)
 
 
 def main() -> int:
-  from l2l_tf.runs import training  # TensorFlow with it: seconds, not for --help
+  from l2l_tf.runs import training  # imports TensorFlow, too slow for --help
 
   return training.train(settings())
 

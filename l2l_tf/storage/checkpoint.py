@@ -10,7 +10,7 @@ from absl import logging
 
 from l2l_tf.storage import files
 
-# Version 0.1.0 had these here.
+# These were part of this module in version 0.1.0, and can still be imported from it.
 from l2l_tf.storage.files import WriteError, write_text, writing  # noqa: F401
 
 
@@ -21,7 +21,7 @@ class CheckpointError(OSError):
 class Checkpointer:
   """Saves and restores lists of variables, keyed by position.
 
-  `tf.train.CheckpointManager` writes each checkpoint next to the former ones, so that
+  `tf.train.CheckpointManager` writes each checkpoint next to the earlier ones, so that
   a process that is killed while saving leaves those as they were.
   """
 
@@ -46,7 +46,7 @@ class Checkpointer:
     )
     try:
       self._manager = make()
-    except ValueError:  # Its own list of checkpoints is damaged, and not needed.
+    except ValueError:  # The manager's list of checkpoints is damaged; not needed.
       (self._directory / "checkpoint").unlink()
       self._manager = make()
 
@@ -54,7 +54,7 @@ class Checkpointer:
     """Writes a checkpoint numbered `step`.
 
     Raises:
-      WriteError: if it cannot be written; the former ones stay.
+      WriteError: if it cannot be written; the earlier ones are kept.
     """
     with files.writing(self._directory / f"ckpt-{step}"):
       self._manager.save(checkpoint_number=step)
@@ -62,8 +62,8 @@ class Checkpointer:
   def restore(self) -> int | None:
     """Restores the latest good checkpoint.
 
-    A damaged or foreign checkpoint is reported by name, and the one before it is
-    tried.
+    A damaged checkpoint, or one of another configuration, is reported by name, and the
+    one before it is tried.
 
     Returns:
       The step of the restored checkpoint; None if none was ever finished.

@@ -19,7 +19,9 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns an error of Python or TensorFlow while writing `path` into one sentence.
+  """Turns an error of Python or TensorFlow while writing `path` into a `WriteError`.
+
+  Its message is one sentence that names the file and the cause.
 
   Raises:
     WriteError: instead of those errors; a `WriteError` from inside, which names its
@@ -40,13 +42,13 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes a file, replacing a former one only once all is on the disk.
+  """Writes a file; an existing one is replaced only once the new one is on the disk.
 
-  A process that is killed while writing leaves the former file as it was, and perhaps
+  A process that is killed while writing leaves an existing file as it was, and perhaps
   a hidden temporary file next to it.
 
   Raises:
-    OSError: if it cannot be written; the former file is left as it was.
+    OSError: if it cannot be written; an existing file is left as it was.
   """
   path = pathlib.Path(path)
   # Without the file's own name: TensorBoard reads any file named like an event file.

@@ -21,7 +21,7 @@ TRAJECTORIES = "2_validation/trajectories"
 _VALIDATION, _EPOCH, _WINDOW = "2_validation", "3_epoch", "4_window"
 _SATURATION = "5_saturation"
 _EVENTS = "events.out.tfevents."  # prefix of the names of TensorFlow's event files
-_RECORD_BYTES = 8 + 4 + 4  # of a TFRecord apart from its data: length, two checksums
+_RECORD_BYTES = 8 + 4 + 4  # a TFRecord's overhead: the length and two checksums
 
 
 class TensorBoard:
@@ -41,9 +41,9 @@ class TensorBoard:
         name.
       kind: the kind of run, such as "training"; logs of another kind in the same
         directory are left alone.
-      after: the epoch after which a run is resumed. Logs of later epochs, which are
-        trained again, are removed. By default the run is a new one, and all logs of
-        an earlier run of this kind are removed.
+      after: the epoch after which a run is resumed. Logs of later epochs are removed,
+        as these are trained again. By default the run is new, and all logs of an
+        earlier run of this kind are removed.
     """
     self._logdir = pathlib.Path(logdir)
     self._suffix = f".{kind}"
@@ -68,7 +68,7 @@ class TensorBoard:
   def training(
     self, epoch: int, metrics: Mapping[str, Any], epochs_per_second: float
   ) -> None:
-    """Shows one epoch; `metrics` as `MetaTrainer.train_episode` returns them."""
+    """Shows one epoch's metrics, as `MetaTrainer.train_episode` returns them."""
     windows = len(metrics["meta_loss"])
     inner_steps = len(metrics["losses"]) - 1
     means = {
@@ -79,7 +79,7 @@ class TensorBoard:
       "inner_steps_per_second": epochs_per_second * inner_steps,
     }
     with self._writer.as_default():
-      for name, value in means.items():  # First, see `_forget_later`.
+      for name, value in means.items():  # These come first: see `_forget_later`.
         tf.summary.scalar(f"{_EPOCH}/{name}", value, epoch)
       for name, value in metrics["diagnostics"].items():
         tf.summary.scalar(f"{_SATURATION}/{name}", value, epoch)
@@ -89,19 +89,19 @@ class TensorBoard:
           tf.summary.scalar(f"{_WINDOW}/{name}", float(metrics[name][i]), step)
 
   def validation(self, epoch: int, losses: np.ndarray) -> None:
-    """Shows the means of a validation's curves, [num_tasks, num_steps + 1]."""
+    """Shows means of a validation's curves, [num_tasks, num_steps + 1]."""
     with self._writer.as_default(step=epoch):
       tf.summary.scalar(f"{_VALIDATION}/final_loss", losses[:, -1].mean())
       tf.summary.scalar(f"{_VALIDATION}/mean_loss", losses.mean())
 
   def curves(self, curves: Mapping[str, np.ndarray]) -> None:
-    """Shows curves over inner steps, [num_steps + 1], replacing former ones.
+    """Shows curves over inner steps, each [num_steps + 1], in place of earlier ones.
 
-    Each becomes a run below this one, named by its key.
+    Each becomes a TensorBoard run in a subdirectory, named by its key.
     """
     for file in self._logdir.glob(f"*/{_EVENTS}*{self._suffix}_curve"):
       file.unlink()
-      with contextlib.suppress(OSError):  # It may hold something else.
+      with contextlib.suppress(OSError):  # The directory may hold other files.
         file.parent.rmdir()
     for name, losses in curves.items():
       path = self._logdir / name.replace("/", "_")
@@ -147,7 +147,7 @@ def _forget_later(file: pathlib.Path, epoch: int) -> None:
       if is_cut:
         break
       size += len(record) + _RECORD_BYTES
-  except tf.errors.DataLossError:  # The process was killed while writing the rest.
+  except tf.errors.DataLossError:  # The process was killed while writing a record.
     is_cut = True
   if is_cut:
     files.write_atomically(file, file.read_bytes()[:size])

@@ -16,7 +16,7 @@ class Validations:
   """Curves by epoch, in a file that is rewritten whenever a curve is added.
 
   A run that resumes from an earlier epoch than the last one in the file drops the
-  curves after it, and adds them again as it gets there.
+  curves of later epochs, and adds them again when it reaches these.
   """
 
   def __init__(self, path: pathlib.Path, last_epoch: int):
@@ -28,7 +28,7 @@ class Validations:
     """Adds a curve, [num_steps + 1], and writes the file.
 
     Raises:
-      WriteError: if it cannot be written; the former one stays.
+      WriteError: if it cannot be written; the file stays as it was.
     """
     self._curves[epoch] = curve
     rows = [_COLUMNS]
