@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import l2l_tf
 from l2l_tf import seeds
-from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import run_window
 from l2l_tf.optimizers import GRADIENTS, PARAMETERS, TENSOR
 
 
@@ -61,43 +61,29 @@ class OneSample(l2l_tf.MetaGradient):
   def __init__(self, stddev=0.01):
     self.stddev = stddev
 
-  def __call__(
-    self, problem, optimizer, task, carry, length, observe, objective, state, seed
-  ):
-    keys = seeds.split(seed, len(optimizer.get_phi()))
-    noise = [seeds.normal(w.shape, k) for w, k in zip(optimizer.get_phi(), keys)]
+  def __call__(self, problem, optimizer, *window, objective, state, seed):
+    phi = optimizer.get_phi()
+    noise = [seeds.normal(w.shape, k) for w, k in zip(phi, seeds.split(seed, len(phi)))]
 
     def run(scale):
-      phi = [w + scale * n for w, n in zip(optimizer.get_phi(), noise)]
-      see = lambda c, updates: (unroll.meta_loss(problem, task, c), observe(c, updates))
-      moved = optimizer.with_phi(phi)
-      begun = unroll.with_learned_start(problem, moved, task, carry)
-      end, (losses, seen) = unroll.unroll(problem, moved, task, begun, length, see)
-      return objective.of_window(losses), end, seen
+      moved = optimizer.with_phi([w + scale * n for w, n in zip(phi, noise)])
+      end, curve, seen = run_window(problem, moved, *window)
+      return objective.of_curve(curve), end, seen
 
     slope = (run(self.stddev)[0] - run(-self.stddev)[0]) / (2 * self.stddev)
-    meta_loss, end, seen = run(0.0)
-    return l2l_tf.Window([slope * n for n in noise], meta_loss, end, seen), state
+    return l2l_tf.Window([slope * n for n in noise], *run(0.0)), state
 
 
 class HeldOut(l2l_tf.Problem):
   """(d) Least squares on 8 points, meta-trained for the loss on 64 others."""
 
   def init(self, seed):
-    keys = seeds.split(seed, 3)
-    w = seeds.normal([4, 1], keys[0])
-    x = [seeds.normal([n, 4], key) for n, key in zip((8, 64), keys[1:])]
-    return [tf.zeros([4, 1]), tf.zeros([1])], [
-      x,
-      [tf.matmul(points, w) for points in x],
-    ]
+    w, *x = (seeds.normal([n, 4], k) for n, k in zip((1, 8, 64), seeds.split(seed, 3)))
+    return [tf.zeros([4, 1]), tf.zeros([1])], [(x, x @ tf.transpose(w)) for x in x]
 
-  def __call__(self, params, constants, seed):
-    return self._loss(params, constants, 0)
+  def __call__(self, params, constants, seed, part=0):
+    x, y = constants[part]
+    return tf.reduce_mean(tf.square(x @ params[0] + params[1] - y))
 
   def meta_loss(self, params, constants, seed):
-    return self._loss(params, constants, 1)
-
-  def _loss(self, params, constants, which):
-    x, y = (tensors[which] for tensors in constants)
-    return tf.reduce_mean(tf.square(tf.matmul(x, params[0]) + params[1] - y))
+    return self(params, constants, seed, part=1)

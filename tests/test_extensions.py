@@ -1,5 +1,6 @@
 """The example of what can be added from outside, trained, killed, resumed and used."""
 
+import functools
 import pathlib
 import runpy
 import shutil
@@ -42,8 +43,13 @@ def own():
       "--optimizer=extensions.py:Normalized()",
       "--meta_gradient=extensions.py:OneSample(stddev=0.1)",
     ],
+    [
+      "--optimizer=extensions.py:Normalized()",
+      "--meta_gradient=PES(pairs=3, stddev=0.1, horizon=(6, 20))",
+      "--meta_loss=best",
+    ],
   ],
-  ids=["per tensor", "gates", "evolution strategies"],
+  ids=["per tensor", "gates", "evolution strategies", "particles in a checkpoint"],
 )
 def test_it_is_trained_killed_and_resumed(forks, tmp_path, flags):
   shutil.copy(EXAMPLE, tmp_path)
@@ -85,7 +91,8 @@ def test_the_estimate_s_mean_is_the_gradient_of_the_held_out_loss(own, name):
   task, carry = unroll.start(problem, optimizer, seeds.make(1))
   estimator, objective = own["OneSample"](0.01), l2l_tf.MetaObjective()
   arguments = problem, optimizer, task, carry, 3, lambda *_: ()
-  run = tf.function(lambda seed: estimator(*arguments, objective, (), seed)[0])
+  estimate = functools.partial(estimator, *arguments, objective=objective, state=())
+  run = tf.function(lambda seed: estimate(seed=seed)[0])
   flat = lambda tensors: np.concatenate([np.ravel(x) for x in tensors])
   draws = [flat(run(seeds.make(i)).meta_gradient) for i in range(1000)]
   error = np.std(draws, axis=0) / len(draws) ** 0.5

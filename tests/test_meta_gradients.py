@@ -17,6 +17,7 @@ from l2l_tf.meta.gradients import (
   Window,
   all_ones,
   last_only,
+  run_window,
 )
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.meta.trainer import MetaTrainer
@@ -523,7 +524,7 @@ def test_an_objective_says_what_three_arguments_said():
 class Counting(MetaGradient):
   """Evolution strategies with one antithetic pair, which counts its windows."""
 
-  def init(self, problem, optimizer, seed):
+  def init(self, problem, optimizer, seed, num_steps, unroll_length):
     return tf.zeros([], tf.int32)
 
   def __call__(
@@ -533,19 +534,14 @@ class Counting(MetaGradient):
     keys = seeds.split(seed, len(optimizer.get_phi()))
     noise = [0.01 * seeds.normal(p.shape, k) for p, k in zip(optimizer.get_phi(), keys)]
 
-    def loss(sign):
-      moved = optimizer.with_phi(
-        [p + sign * n for p, n in zip(optimizer.get_phi(), noise)]
-      )
-      _, losses = unroll(problem, moved, task, carry, length)  # has no meta-loss
-      return objective.of_window(losses)
+    def run(sign):
+      phi = [p + sign * n for p, n in zip(optimizer.get_phi(), noise)]
+      moved = optimizer.with_phi(phi)
+      end, curve, seen = run_window(problem, moved, task, carry, length, observe)
+      return objective.of_curve(curve), end, seen
 
-    slope = (loss(1.0) - loss(-1.0)) / (2 * 0.01**2)
-    end, (losses, seen) = unroll(
-      problem, optimizer, task, carry, length, lambda c, u: (c.loss, observe(c, u))
-    )
-    window = Window([slope * n for n in noise], objective.of_window(losses), end, seen)
-    return window, state + 1
+    slope = (run(1.0)[0] - run(-1.0)[0]) / (2 * 0.01**2)
+    return Window([slope * n for n in noise], *run(0.0)), state + 1
 
 
 @pytest.mark.parametrize("meta_batch_size", [1, 4])
@@ -599,13 +595,13 @@ def test_an_estimator_is_initialised_for_the_problem_that_it_is_called_with():
   seen = []
 
   class Watching(Counting):
-    def init(self, problem, optimizer, seed):
+    def init(self, problem, optimizer, *args):
       seen.append(len(unroll_start(problem, optimizer)[1].params[0].shape))
-      return super().init(problem, optimizer, seed)
+      return super().init(problem, optimizer, *args)
 
-    def __call__(self, problem, optimizer, task, carry, *args):
+    def __call__(self, problem, optimizer, task, carry, *args, **given):
       seen.append(len(carry.params[0].shape))
-      return super().__call__(problem, optimizer, task, carry, *args)
+      return super().__call__(problem, optimizer, task, carry, *args, **given)
 
   unroll_start = lambda problem, optimizer: start(problem, optimizer, SEED)
   for size in (1, 3):

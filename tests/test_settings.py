@@ -78,7 +78,10 @@ def test_a_name_alone_takes_the_flags_that_its_constructor_has():
       "--optimizer was given with --i",
     ),
     ({"schedule": "linear"}, "schedule='linear' is unknown; choose cosine or constant"),
-    ({"meta_loss": "mean"}, "meta_loss='mean' is unknown; choose sum or last"),
+    (
+      {"meta_loss": "median"},
+      "meta_loss='median' is unknown; choose sum or last or mean",
+    ),
     ({"problem": "cubic"}, "Unknown problem 'cubic'"),
     ({"optimizer": "Lion"}, "'Lion' is unknown; known are"),
   ],

@@ -39,6 +39,7 @@ def metrics():
     "meta_loss": np.array([3.0, 2.0]),
     "meta_gradient_norm": np.array([0.5, np.nan]),
     "skipped": np.array([False, True]),
+    "diverged": np.array([0, 3]),
     "losses": np.array([4.0, 3.0, 2.0, 1.0, 0.5]),
     "gradient_size": np.array([1.0, 2.0, 3.0, 4.0]),
     "update_size": np.array([0.1, 0.2, 0.3, 0.4]),
@@ -53,6 +54,7 @@ def test_training_shows_windows_and_epochs(board, tmp_path):
   per_window = {
     "4_window/meta_loss": [3.0, 2.0],
     "4_window/meta_gradient_norm": [0.5, np.nan],
+    "4_window/diverged": [0.0, 3.0],
     "4_window/skipped": [0.0, 1.0],
   }
   per_epoch = {

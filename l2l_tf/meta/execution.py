@@ -5,6 +5,7 @@ parts run side by side, how coordinates are cut into blocks, what XLA compiles. 
 changes results by rounding at most.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ import tensorflow as tf
 
 from l2l_tf import cores
 from l2l_tf.meta import unroll
+from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import ALL, COORDINATE, Blocked, Optimizer
 from l2l_tf.optimizers.compiled import Compiled
 from l2l_tf.problems import Problem, TaskBatch
 
 _BLOCK = 1 << 13  # coordinates; the fastest of 2^12 to 2^14 on two cores
 _MOST_IN_A_PROGRAM = 8  # blocks, each of which XLA compiles
+_MOST_IN_A_CALL = 1 << 15  # coordinates of lanes that are vectorised together
 _MIN_GROUP = 256  # coordinates; fewer do not repay a compiled call of their own
 
 
@@ -84,9 +87,9 @@ def arranged(
   return running if count <= 1 else Blocked(running, -(-size // count))
 
 
-def stacks(optimizer: Optimizer) -> bool:
-  """Whether several tasks can share one call of the optimizer."""
-  return optimizer.coupling == COORDINATE
+def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
+  """Whether several tasks can share one call, and one loss, the sum of theirs."""
+  return optimizer.coupling == COORDINATE and objective.is_weighted_sum
 
 
 def groups(
@@ -94,6 +97,7 @@ def groups(
   optimizer: Optimizer,
   keys: list[tf.Tensor],
   most: int | None = None,
+  objective: MetaObjective = MetaObjective(),  # noqa: B008
 ) -> list[Group]:
   """Draws the tasks that the keys name, in groups that can run side by side.
 
@@ -105,8 +109,9 @@ def groups(
     optimizer: what moves their parameters.
     keys: a seed [2] for each task.
     most: groups, if that is to be limited further.
+    objective: the meta-loss.
   """
-  if not stacks(optimizer):
+  if not stacks(optimizer, objective):
     return [Group(problem, *unroll.draw(problem, key)) for key in keys]
   if len(keys) > 1:
     problem, key = TaskBatch(problem, len(keys)), tf.stack(keys)
@@ -125,6 +130,42 @@ def _part(problem, task, params, part) -> Group:
   # One seed is that of all tasks; several are one for each.
   seed = task.seed[part] if task.seed.shape.rank == 2 else task.seed
   return Group(problem, unroll.Task(cut(task.constants), seed), cut(params))
+
+
+def vectorises(problem: Problem, optimizer: Optimizer) -> bool:
+  """Whether one program takes a step of many episodes, each with weights of its own.
+
+  Otherwise every episode has operations of its own, as convolutions want it on a CPU.
+  """
+  return compiles_loop(problem, optimizer)
+
+
+def stepped(problem: Problem, optimizer: Optimizer) -> Optimizer:
+  """Returns what takes single steps of episodes that are not vectorised."""
+  if vectorises(problem, optimizer) or not compiles(optimizer):
+    return optimizer
+  return Compiled(optimizer)
+
+
+def lane_parts(
+  problem: Problem, optimizer: Optimizer, count: int, size: int
+) -> list[tuple[int, int]]:
+  """Returns (begin, end) of the lanes that share a call.
+
+  Args:
+    problem: what is optimized.
+    optimizer: what optimizes.
+    count: lanes.
+    size: coordinates of one lane.
+  """
+  if not vectorises(problem, optimizer):
+    return [(i, i + 1) for i in range(count)]
+  if cores.on_gpu():
+    return [(0, count)]
+  parts = max(min(cores.num_shards(), count), -(-count * size // _MOST_IN_A_CALL))
+  parts = -(-count // max(1, count // parts))
+  cuts = [count * i // parts for i in range(parts + 1)]
+  return list(itertools.pairwise(cuts))
 
 
 def side_by_side(run: Callable, calls: list[tuple]) -> list:

@@ -5,28 +5,79 @@ Andrychowicz et al. 2016, equation 3: L(phi) = E[sum_t w_t f(theta_t)].
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
+
+
+class Curve(NamedTuple):
+  """The meta-losses met in a window, and where they stand in their episode."""
+
+  losses: tf.Tensor  # [T], after each of the window's steps
+  start: tf.Tensor  # [], f(theta) where the window starts
+  first: tf.Tensor  # [], f(theta_0) where the episode started
+  least: tf.Tensor  # [], the lowest meta-loss of the episode before this window
+
 
 # A window length (scalar int32) -> the weight of each step's loss, [length].
 Weights = Callable[[tf.Tensor], tf.Tensor]
 
 
 def all_ones(length: tf.Tensor) -> tf.Tensor:
-  """The paper's choice: every step counts."""
+  """The paper's choice: every step counts.
+
+  >>> all_ones(tf.constant(3)).numpy()
+  array([1., 1., 1.], dtype=float32)
+  """
   return tf.ones([length])
 
 
 def last_only(length: tf.Tensor) -> tf.Tensor:
-  """Only the window's last loss counts."""
+  """Only the window's last loss counts.
+
+  >>> last_only(tf.constant(3)).numpy()
+  array([0., 0., 1.], dtype=float32)
+  """
   return tf.one_hot(length - 1, length)
+
+
+def mean_loss(curve: Curve) -> tf.Tensor:
+  """The mean of the window's losses; the same weight for windows of any length.
+
+  >>> objective = MetaObjective(function=mean_loss)
+  """
+  return tf.reduce_mean(curve.losses)
+
+
+def log_relative_loss(curve: Curve) -> tf.Tensor:
+  """The mean of log(f_t / f_0), for positive losses.
+
+  Wichrowska et al. 2017, section 3.3.4: a factor counts alike wherever it is gained.
+  https://arxiv.org/abs/1703.04813
+
+  >>> objective = MetaObjective(function=log_relative_loss)
+  """
+  return tf.reduce_mean(tf.math.log(curve.losses / (curve.first + 1e-6) + 1e-6))
+
+
+def best_loss(curve: Curve) -> tf.Tensor:
+  """The mean over the window's steps of the lowest loss of the episode up to there.
+
+  Its derivative is that of the steps that set a new best; where none does, it is zero.
+
+  >>> objective = MetaObjective(function=best_loss)
+  """
+  losses = tf.concat([[curve.least], curve.losses], axis=0)
+  least = tf.scan(tf.minimum, losses)[1:]
+  return tf.reduce_mean(least)
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaObjective:
   """The meta-loss of a window, and how far one update of phi may follow its gradient.
 
-  Over several tasks it is their mean.
+  Over several tasks it is their mean. A problem that holds several tasks at once, as
+  `Quadratic` does, has one loss and therefore one curve.
 
   Attributes:
     weights: w_t of the window's losses: a function of its length, or one number per
@@ -34,13 +85,24 @@ class MetaObjective:
     relative: whether the meta-loss is divided by the size of the loss where the window
       starts; then tasks of any unit, and late windows, count alike.
     clip_norm: global norm to which the meta-gradient is clipped.
+    function: any function of the window's `Curve`, in place of the weights:
+      `mean_loss`, `log_relative_loss`, `best_loss` or one of your own. Evolution
+      strategies need no derivative of it.
+
+  >>> objective = MetaObjective(function=lambda curve: tf.reduce_max(curve.losses))
   """
 
   weights: Weights | Sequence[float] = all_ones
   relative: bool = False
   clip_norm: float = float("inf")
+  function: Callable[[Curve], tf.Tensor] | None = None
 
   def __post_init__(self):
+    if self.function is not None and self.weights is not all_ones:
+      raise ValueError(
+        "MetaObjective got a function and weights; the function says by itself how the"
+        " losses count, so leave the weights out."
+      )
     if not self.clip_norm > 0:
       raise ValueError(
         f"clip_norm={self.clip_norm} must be positive; inf turns it off."
@@ -65,8 +127,16 @@ class MetaObjective:
     with tf.control_dependencies([tf.debugging.assert_equal(length, count, error)]):
       return tf.constant(self.weights, dtype)
 
-  def of_window(self, losses: tf.Tensor) -> tf.Tensor:
-    """Returns sum_t w_t f(theta_t) of the losses [T] after each of a window's steps."""
+  @property
+  def is_weighted_sum(self) -> bool:
+    """Whether the meta-loss is sum_t w_t f(theta_t)."""
+    return self.function is None
+
+  def of_curve(self, curve: Curve) -> tf.Tensor:
+    """Returns the meta-loss of one window, a scalar, not yet relative to its start."""
+    if self.function is not None:
+      return self.function(curve)
+    losses = curve.losses
     return tf.reduce_sum(self.step_weights(tf.shape(losses)[0], losses.dtype) * losses)
 
   def in_units(

@@ -84,6 +84,11 @@ class MetaTrainer(tf.Module):
         f"jit_compile=True with meta_batch_size={meta_batch_size} would compile anew in"
         " every episode; leave one of them out."
       )
+    if meta_gradient.draws_tasks and meta_batch_size > 1:
+      raise ValueError(
+        f"{type(meta_gradient).__name__} draws its own tasks, one for each of its"
+        f" pairs; leave out meta_batch_size={meta_batch_size} and give more pairs."
+      )
     if not optimizer.trainable_variables:
       raise ValueError(
         f"{type(optimizer).__name__} has no weights to meta-train; give a learned"
@@ -127,11 +132,12 @@ class MetaTrainer(tf.Module):
       episode: index of the task in the sequence that the seed names.
 
     Returns:
-      A dict of arrays: "meta_loss", "meta_gradient_norm" and "skipped", one entry per
-      window (a window is skipped, without a meta-step, if its meta-loss or
-      meta-gradient is not finite); "losses" along the trajectory, [num_steps + 1];
-      "gradient_size" and "update_size", root mean squares, [num_steps]; and
-      "diagnostics", a dict of scalars from the optimizer at the last step.
+      A dict of arrays: "meta_loss", "meta_gradient_norm", "skipped" and "diverged",
+      one entry per window (a window is skipped, without a meta-step, if its meta-loss
+      or meta-gradient is not finite; how many particles diverged, see `Particles`);
+      "losses" along the trajectory, [num_steps + 1]; "gradient_size" and "update_size",
+      root mean squares, [num_steps]; and "diagnostics", a dict of scalars from the
+      optimizer at the last step.
     """
     lengths = self.num_steps // self.unroll_length, self.unroll_length
     if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
@@ -158,10 +164,13 @@ class MetaTrainer(tf.Module):
     """Returns the meta-gradient's state for every group of tasks."""
     seed = seeds.make(self.seed, seeds.ESTIMATION)
     size, problem = self._meta_batch_size, self.problem
-    init = lambda problem, key: self.meta_gradient.init(problem, self.optimizer, key)
+    lengths = self.num_steps, self.unroll_length
+    init = lambda problem, key: self.meta_gradient.init(
+      problem, self.optimizer, key, *lengths
+    )
     if size == 1:
       return [init(problem, seed)]
-    if execution.stacks(self.optimizer):
+    if execution.stacks(self.optimizer, self.objective):
       return [init(TaskBatch(problem, size), seed)]
     return [init(problem, key) for key in seeds.split(seed, size)]
 
@@ -178,7 +187,9 @@ class MetaTrainer(tf.Module):
     if self._jit_compile or self.estimator_state_variables:
       # A whole program runs on one core; a meta-gradient's state belongs to one group.
       most_groups = 1
-    groups = execution.groups(self.problem, self.optimizer, keys, most_groups)
+    groups = execution.groups(
+      self.problem, self.optimizer, keys, most_groups, self.objective
+    )
     problem, _, params = groups[0]
     arrange = self.meta_gradient.arranged
     optimizer = arrange(problem, self.optimizer, params, self._jit_compile)
@@ -197,7 +208,8 @@ class MetaTrainer(tf.Module):
     seed = self._estimation_seed(episode)
     first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
     dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
-    specs = [(dtype, []), (dtype, []), (tf.bool, [])] + [(dtype, curve)] * 3
+    scalars = [(dtype, []), (dtype, []), (tf.bool, []), (tf.int32, [])]
+    specs = scalars + [(dtype, curve)] * 3
     records = [tf.TensorArray(d, num_windows, element_shape=s) for d, s in specs]
 
     def body(i, carries, meta_state, states, records):
@@ -224,7 +236,7 @@ class MetaTrainer(tf.Module):
     return self._metrics(optimizer, first_loss, carries, records)
 
   def _metrics(self, optimizer, first_loss, carries, records) -> dict[str, Any]:
-    losses, gradient_size, update_size = (r.concat() for r in records[3:])
+    losses, gradient_size, update_size = (r.concat() for r in records[4:])
     diagnostics = [optimizer.diagnostics(c.grads, c.state) for c in carries]
     counts = [_count(c.params) for c in carries]
     mean = lambda *x: tf.add_n([n * v for n, v in zip(counts, x)]) / sum(counts)
@@ -232,6 +244,7 @@ class MetaTrainer(tf.Module):
       "meta_loss": records[0].stack(),
       "meta_gradient_norm": records[1].stack(),
       "skipped": records[2].stack(),
+      "diverged": records[3].stack(),
       "losses": tf.concat([[first_loss], losses], axis=0),
       "gradient_size": gradient_size,
       "update_size": update_size,
@@ -241,16 +254,18 @@ class MetaTrainer(tf.Module):
   def _learn(self, window, first_losses, carries, meta_state):
     """Takes a meta-step after a window; returns what to record, and the meta-state."""
     first_loss = dtypes.add(first_losses) / self._meta_batch_size
-    meta_loss, gradient = self.objective.in_units(
-      window.meta_loss, window.meta_gradient, first_loss
-    )
-    window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
+    if not self.meta_gradient.draws_tasks:  # It knows where its own windows start.
+      meta_loss, gradient = self.objective.in_units(
+        window.meta_loss, window.meta_gradient, first_loss
+      )
+      window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
     norm, skipped, meta_state = self._update(window, meta_state)
     loss, *squares = window.observed
     count = sum(_count(c.params) for c in carries)
     sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
     norm, *sizes = (tf.cast(x, loss.dtype) for x in (norm, *sizes))
-    return (window.meta_loss, norm, skipped, loss, *sizes), meta_state
+    diverged = tf.cast(window.diverged, tf.int32)
+    return (window.meta_loss, norm, skipped, diverged, loss, *sizes), meta_state
 
   def _windows(self, groups, optimizer, carries, states, seed, length, observe):
     """Runs one window of every group.
@@ -259,8 +274,9 @@ class MetaTrainer(tf.Module):
       The window's mean over all tasks, and every group's carry and state after it.
     """
     problem = groups[0].problem  # the same in all
+    given = {"objective": self.objective, "seed": seed}
     run = lambda task, carry, state, length: self.meta_gradient(
-      problem, optimizer, task, carry, length, observe, self.objective, state, seed
+      problem, optimizer, task, carry, length, observe, state=state, **given
     )
     tasks = [group.task for group in groups]
     calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]

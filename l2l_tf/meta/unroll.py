@@ -25,6 +25,8 @@ class Carry(NamedTuple):
   grads: list[tf.Tensor]  # the gradient of f at theta_t
   step: tf.Tensor  # [], t
   drawn: Any = ()  # the problem's initial parameters, if the optimizer learns a start
+  first_loss: Any = ()  # [], f(theta_0)
+  least: Any = ()  # [], the lowest meta-loss up to the window that is being run
 
 
 class Task(NamedTuple):
@@ -105,7 +107,9 @@ def begin(
     state = optimizer.initial_state(params)
   with tf.name_scope("step_0/"):
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, 0))
-  return Carry(params, state, loss, grads, tf.zeros([], tf.int32), drawn)
+  # A meta-loss of the problem's own is not evaluated before the first step.
+  least = tf.constant(float("inf"), loss.dtype) if problem.has_meta_loss else loss
+  return Carry(params, state, loss, grads, tf.zeros([], tf.int32), drawn, loss, least)
 
 
 def with_learned_start(
@@ -151,7 +155,9 @@ def step(
   with tf.name_scope(scopes[1]):
     t = carry.step + 1
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, t))
-  return Carry(params, state, loss, grads, t, carry.drawn), updates
+  return carry._replace(
+    params=params, state=state, loss=loss, grads=grads, step=t
+  ), updates
 
 
 def unroll(
@@ -182,12 +188,37 @@ def unroll(
       on every parameter.
   """
 
-  def body(i, carry, records):
+  def take(carry):
     carry, updates = step(problem, optimizer, task, carry, evaluate)
-    observed = tf.nest.flatten(observe(carry, updates))
-    return i + 1, carry, [r.write(i, x) for r, x in zip(records, observed)]
+    return carry, observe(carry, updates)
 
-  structure = observe(carry, carry.grads)  # only for the structure and types
+  structure = observe(carry, carry.grads)  # traced for its types alone
+  return repeat(take, carry, num_steps, structure)
+
+
+def repeat(
+  take: Callable[[Any], tuple[Any, Any]],
+  carry: Any,
+  num_steps: int | tf.Tensor,
+  structure: Any,
+) -> tuple[Any, Any]:
+  """Calls `take` `num_steps` times, in one `tf.while_loop`.
+
+  Args:
+    take: returns the next carry, and what to record of the step.
+    carry: a nest of tensors.
+    num_steps: calls; a tensor does not retrace.
+    structure: a nest of tensors or specs like what is recorded.
+
+  Returns:
+    The last carry, and the records stacked to [num_steps, ...].
+  """
+
+  def body(i, carry, records):
+    carry, observed = take(carry)
+    flat = tf.nest.flatten(observed)
+    return i + 1, carry, [r.write(i, x) for r, x in zip(records, flat, strict=True)]
+
   records = [
     tf.TensorArray(x.dtype, num_steps, element_shape=x.shape)
     for x in tf.nest.flatten(structure)

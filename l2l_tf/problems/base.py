@@ -137,6 +137,22 @@ def draw(problem: Problem, seed: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
   return params, constants
 
 
+def stackable(problem: Problem, constants: Any) -> Any:
+  """Returns a task's constants as tensors, to be stacked with those of other tasks.
+
+  Raises:
+    ValueError: for one that is neither a tensor nor a number.
+  """
+  for x in tf.nest.flatten(constants):
+    if not tf.is_tensor(x) and not isinstance(x, (bool, int, float)):
+      raise ValueError(
+        f"{type(problem).__name__}.init returned the constant {x!r:.50}, which"
+        " cannot be stacked for a batch of tasks; return a nest of tensors, or train"
+        " with meta_batch_size=1."
+      )
+  return tf.nest.map_structure(tf.convert_to_tensor, constants)
+
+
 def _parameter(problem: Problem, index: int, value: Any) -> tf.Tensor:
   try:
     # A list of numbers counts as a nest, not as an array.

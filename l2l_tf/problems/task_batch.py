@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from l2l_tf import dtypes, seeds
-from l2l_tf.problems.base import Parameter, Problem, draw
+from l2l_tf.problems.base import Parameter, Problem, draw, stackable
 
 
 class TaskBatch(Problem):
@@ -36,14 +36,7 @@ class TaskBatch(Problem):
 
   def _draw(self, seed):
     params, constants = draw(self._problem, seed)
-    for x in tf.nest.flatten(constants):
-      if not tf.is_tensor(x) and not isinstance(x, (bool, int, float)):
-        raise ValueError(
-          f"{type(self._problem).__name__}.init returned the constant {x!r:.50}, which"
-          " cannot be stacked for a batch of tasks; return a nest of tensors, or train"
-          " with meta_batch_size=1."
-        )
-    return params, tf.nest.map_structure(tf.convert_to_tensor, constants)
+    return params, stackable(self._problem, constants)
 
   def task_losses(self, params, constants, seed):
     """Returns the losses, [num_tasks]; `seed`, as in `init`, draws mini-batches."""

@@ -13,7 +13,10 @@ from l2l_tf.runs import presets, vocabulary
 BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam")
 
 # The values of each setting that is a choice, the default first.
-CHOICES = {"schedule": ("cosine", "constant"), "meta_loss": ("sum", "last")}
+CHOICES = {
+  "schedule": ("cosine", "constant"),
+  "meta_loss": ("sum", "last", "mean", "log_relative", "best"),
+}
 # Settings whose defaults are the recipe's, whatever is trained. The recipe's others are
 # in `_optimizer` and `_meta_optimizer`.
 _OF_RECIPE = (
@@ -41,7 +44,7 @@ class TrainingSettings:
   schedule: str | None = None  # "cosine", the default, or "constant"
   meta_optimizer: str | None = None  # None: Adam
   clip_norm: float | None = None
-  meta_loss: str | None = None  # "sum", the default, or "last"
+  meta_loss: str | None = None  # one of CHOICES, "sum" by default
   relative_loss: bool | None = None
   second_derivatives: bool | None = None  # None: False
   meta_gradient: str | None = None  # None: TruncatedBPTT, by second_derivatives

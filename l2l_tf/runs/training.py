@@ -16,7 +16,14 @@ import tqdm
 
 from l2l_tf.evaluation import plots
 from l2l_tf.meta.gradients import TruncatedBPTT
-from l2l_tf.meta.objective import MetaObjective, all_ones, last_only
+from l2l_tf.meta.objective import (
+  MetaObjective,
+  all_ones,
+  best_loss,
+  last_only,
+  log_relative_loss,
+  mean_loss,
+)
 from l2l_tf.meta.trace_graph import trace_graph
 from l2l_tf.meta.trainer import MetaTrainer, check_lengths
 from l2l_tf.optimizers import Adam, Optimizer
@@ -43,6 +50,13 @@ _HYPER_PARAMETERS = [
   "schedule", "meta_optimizer", "clip_norm", "num_steps", "unroll_length",
   "meta_batch_size", "relative_loss", "second_derivatives", "meta_gradient", "seed",
 ]  # fmt: skip
+_META_LOSSES = {
+  "sum": {"weights": all_ones},
+  "last": {"weights": last_only},
+  "mean": {"function": mean_loss},
+  "log_relative": {"function": log_relative_loss},
+  "best": {"function": best_loss},
+}
 _FINAL_RATE = 0.02  # at the end of the cosine, as a share of the first rate
 _PICTURE_PERIOD = 15.0  # seconds between pictures, each of which takes 0.3
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
@@ -148,8 +162,8 @@ def _objective(settings: TrainingSettings) -> dict[str, Any]:
   relative, clip_norm = settings.relative_loss, settings.clip_norm
   if settings.meta_loss is None:  # The meta-gradient may have weights of its own.
     return {"relative_loss": relative, "clip_norm": clip_norm}
-  weights = {"sum": all_ones, "last": last_only}[settings.meta_loss]
-  return {"objective": MetaObjective(weights, relative, clip_norm)}
+  common = {"relative": relative, "clip_norm": clip_norm}
+  return {"objective": MetaObjective(**_META_LOSSES[settings.meta_loss], **common)}
 
 
 def _build_meta_optimizer(settings: TrainingSettings) -> Optimizer:

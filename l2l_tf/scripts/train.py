@@ -117,8 +117,9 @@ flags.DEFINE_enum(
   "meta_loss",
   None,
   CHOICES["meta_loss"],
-  "Whether all losses of a window count, as in the paper, or only the last; by default"
-  " sum.",
+  "What is minimized of a window's losses: their sum, as in the paper and by default;"
+  " the last; their mean; the mean of log(loss / loss at the episode's start); or the"
+  " mean of the best loss so far.",
 )
 flags.DEFINE_bool(
   "relative_loss",

@@ -19,6 +19,7 @@ CURVE = "1_evaluation/loss_by_step"
 LEARNING_CURVES = "1_evaluation/learning_curves"
 TRAJECTORIES = "2_validation/trajectories"
 _VALIDATION, _EPOCH, _WINDOW = "2_validation", "3_epoch", "4_window"
+_WINDOW_METRICS = ("meta_loss", "meta_gradient_norm", "skipped")
 _SATURATION = "5_saturation"
 _EVENTS = "events.out.tfevents."  # prefix of the names of TensorFlow's event files
 _RECORD_BYTES = 8 + 4 + 4  # a TFRecord's overhead: the length and two checksums
@@ -70,6 +71,8 @@ class TensorBoard:
   ) -> None:
     """Shows one epoch's metrics, as `MetaTrainer.train_episode` returns them."""
     windows = len(metrics["meta_loss"])
+    # Most runs have no particles, or none that diverges: then there is no chart.
+    rare = ["diverged"] if np.any(metrics.get("diverged", 0)) else []
     inner_steps = len(metrics["losses"]) - 1
     means = {
       "final_loss": metrics["losses"][-1],
@@ -85,7 +88,7 @@ class TensorBoard:
         tf.summary.scalar(f"{_SATURATION}/{name}", value, epoch)
       for i in range(windows):
         step = (epoch - 1) * windows + i
-        for name in "meta_loss", "meta_gradient_norm", "skipped":
+        for name in (*_WINDOW_METRICS, *rare):
           tf.summary.scalar(f"{_WINDOW}/{name}", float(metrics[name][i]), step)
 
   def validation(self, epoch: int, losses: np.ndarray) -> None:

@@ -1,12 +1,14 @@
 """What a meta-gradient is: an estimate of the gradient of the meta-loss in phi."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf import dtypes
 from l2l_tf.meta import unroll
-from l2l_tf.meta.objective import MetaObjective
+from l2l_tf.meta.objective import Curve, MetaObjective
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
 
@@ -18,6 +20,7 @@ class Window(NamedTuple):
   meta_loss: tf.Tensor  # []
   carry: unroll.Carry  # where the next window starts
   observed: object  # each [length, ...]
+  diverged: Any = 0  # [], particles whose loss was not finite, or out of bounds
 
 
 class MetaGradient(abc.ABC):
@@ -28,6 +31,10 @@ class MetaGradient(abc.ABC):
   something from window to window, such as particles, keeps it in its state, which the
   trainer carries, also from episode to episode, and saves in checkpoints.
   """
+
+  # Whether its state holds episodes of its own, which go on from window to window. It
+  # is then called once for a window, with one task, which it need not use.
+  draws_tasks = False
 
   @property
   def evaluate(self):
@@ -52,15 +59,24 @@ class MetaGradient(abc.ABC):
     del problem, params, is_compiled
     return optimizer
 
-  def init(self, problem: Problem, optimizer: Optimizer, seed: tf.Tensor) -> Any:
+  def init(
+    self,
+    problem: Problem,
+    optimizer: Optimizer,
+    seed: tf.Tensor,
+    num_steps: int,
+    unroll_length: int,
+  ) -> Any:
     """Returns the state before the first window, a nest of tensors; () by default.
 
     Args:
       problem: as calls will get it: a `TaskBatch` where several tasks share one call.
       optimizer: that is meta-trained.
       seed: names whatever is drawn.
+      num_steps: inner steps of an episode.
+      unroll_length: inner steps of a window.
     """
-    del problem, optimizer, seed
+    del problem, optimizer, seed, num_steps, unroll_length
     return ()
 
   @abc.abstractmethod
@@ -78,6 +94,8 @@ class MetaGradient(abc.ABC):
   ) -> tuple[Window, Any]:
     """Runs one window and estimates the gradient of its meta-loss.
 
+    The trainer gives the last three by keyword.
+
     Args:
       problem: the optimizee.
       optimizer: whose phi to differentiate with respect to; `optimizer.with_phi` runs
@@ -94,3 +112,47 @@ class MetaGradient(abc.ABC):
     Returns:
       `(window, next_state)`.
     """
+
+
+def run_window(
+  problem: Problem,
+  optimizer: Optimizer,
+  task: unroll.Task,
+  carry: unroll.Carry,
+  length: int | tf.Tensor,
+  observe: unroll.Observer,
+  evaluate: Callable = unroll.first_order,
+  loop: Callable = unroll.unroll,
+) -> tuple[unroll.Carry, Curve, Any]:
+  """Runs a window from `carry`, or from the start that the optimizer's phi makes.
+
+  Args:
+    problem: the optimizee, and the next four as `MetaGradient` gets them.
+    optimizer: any, also one made by `with_phi`.
+    task: drawn from the problem.
+    carry: where the window starts.
+    length: its steps.
+    observe: what to record after each step.
+    evaluate: `unroll.first_order` or `unroll.second_order`.
+    loop: `unroll.unroll` or `unroll.static_unroll`.
+
+  Returns:
+    Where the window ended, its meta-losses, and what was observed.
+  """
+  carry = unroll.with_learned_start(problem, optimizer, task, carry, evaluate)
+  see = lambda c, updates: (unroll.meta_loss(problem, task, c), observe(c, updates))
+  end, (losses, observed) = loop(problem, optimizer, task, carry, length, see, evaluate)
+  (losses,) = dtypes.for_sum([losses])
+  return with_least(end, losses), curve_of(carry, losses), observed
+
+
+def curve_of(carry: unroll.Carry, losses: tf.Tensor) -> Curve:
+  """Returns the meta-losses [T] of a window that started at `carry`."""
+  cast = lambda x: tf.cast(x, losses.dtype)
+  return Curve(losses, cast(carry.loss), cast(carry.first_loss), cast(carry.least))
+
+
+def with_least(end: unroll.Carry, losses: tf.Tensor) -> unroll.Carry:
+  """Notes the lowest of a window's meta-losses [T] in the carry at its end."""
+  lowest = tf.cast(tf.reduce_min(losses), end.least.dtype)
+  return end._replace(least=tf.minimum(end.least, lowest))

@@ -15,7 +15,7 @@ import tensorflow as tf
 from l2l_tf import dtypes
 from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
-from l2l_tf.meta.gradients.base import MetaGradient, Window
+from l2l_tf.meta.gradients.base import MetaGradient, Window, with_least
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import GRADIENTS, Optimizer
 from l2l_tf.problems import Problem
@@ -26,10 +26,11 @@ class RecordedBPTT(MetaGradient):
   """First-order back-propagation for optimizers that read gradients alone."""
 
   @staticmethod
-  def serves(problem: Problem, optimizer: Optimizer) -> bool:
+  def serves(problem: Problem, optimizer: Optimizer, objective: MetaObjective) -> bool:
     """Whether an update reaches the meta-loss as the derivation above says."""
     return (
-      optimizer.reads <= {GRADIENTS}
+      objective.is_weighted_sum
+      and optimizer.reads <= {GRADIENTS}
       and not optimizer.learns_start
       and not problem.is_constrained
       and not problem.has_meta_loss
@@ -50,12 +51,13 @@ class RecordedBPTT(MetaGradient):
     state=(),
     seed=None,
   ):
-    if not self.serves(problem, optimizer):
+    if not self.serves(problem, optimizer, objective):
       raise ValueError(
         f"RecordedBPTT is not exact for {type(optimizer).__name__} on"
         f" {type(problem).__name__}: it serves optimizers that read gradients alone and"
-        " learn no start, on problems without constraints or a meta-loss of their own;"
-        " give TruncatedBPTT(), which takes a tape where one is needed."
+        " learn no start, on problems without constraints or a meta-loss of their own,"
+        " and weighted sums of losses; give TruncatedBPTT(), which takes a tape where"
+        " one is needed."
       )
 
     def run(task, carry, length):
@@ -80,4 +82,5 @@ class RecordedBPTT(MetaGradient):
         later,
       )
       gradient = optimizer.sequence_gradient(recorded, carry.state, weights)
-    return Window(gradient, tf.reduce_sum(weights * losses), end, observed), state
+    meta_loss = tf.reduce_sum(weights * losses)
+    return Window(gradient, meta_loss, with_least(end, losses), observed), state

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from l2l_tf import dtypes
 from l2l_tf.meta import unroll as unroll_lib
-from l2l_tf.meta.gradients.base import MetaGradient, Window
+from l2l_tf.meta.gradients.base import MetaGradient, Window, run_window
 from l2l_tf.meta.objective import MetaObjective
 
 
@@ -48,25 +47,11 @@ class TapedBPTT(MetaGradient):
     phi = list(optimizer.get_phi())
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
-      carry = unroll_lib.with_learned_start(
-        problem, optimizer, task, carry, self.evaluate
-      )
-      carry, (losses, observed) = self.unroll(
-        problem,
-        optimizer,
-        task,
-        carry,
-        length,
-        lambda c, updates: (
-          unroll_lib.meta_loss(problem, task, c),
-          observe(c, updates),
-        ),
-        self.evaluate,
+      carry, curve, observed = run_window(
+        problem, optimizer, task, carry, length, observe, self.evaluate, self.unroll
       )
       with tf.name_scope("meta_loss"):
-        (losses,) = dtypes.for_sum([losses])
-        weights = objective.step_weights(length, losses.dtype)
-        meta_loss = tf.reduce_sum(weights * losses)
+        meta_loss = objective.of_curve(curve)
     with tf.name_scope("meta_gradient"):
       gradient = tape.gradient(
         meta_loss, phi, unconnected_gradients=tf.UnconnectedGradients.ZERO

@@ -24,6 +24,10 @@ class TruncatedBPTT(MetaGradient):
       False, the paper's choice, drops the gradient along the dashed edges of its
       figure 2; True is the true gradient of the window's meta-loss.
     unroll: the inner loop, `unroll` or `static_unroll`.
+
+  >>> meta_gradient = TruncatedBPTT(second_derivatives=True)
+  >>> problem, optimizer = Quadratic(), CoordinatewiseLSTM()
+  >>> trainer = MetaTrainer(problem, optimizer, meta_gradient=meta_gradient)
   """
 
   weights: Weights | Sequence[float] = all_ones
@@ -38,11 +42,16 @@ class TruncatedBPTT(MetaGradient):
   def _taped(self) -> TapedBPTT:
     return TapedBPTT(self.second_derivatives, self.unroll)
 
-  def method(self, problem, optimizer) -> MetaGradient:
+  def method(
+    self,
+    problem,
+    optimizer,
+    objective=MetaObjective(),  # noqa: B008
+  ) -> MetaGradient:
     """Returns which of the two ways is taken."""
     # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
     is_plain = not self.second_derivatives and self.unroll is unroll_lib.unroll
-    if is_plain and RecordedBPTT.serves(problem, optimizer):
+    if is_plain and RecordedBPTT.serves(problem, optimizer, objective):
       return RecordedBPTT()
     return self._taped
 
@@ -63,7 +72,7 @@ class TruncatedBPTT(MetaGradient):
     seed=None,
   ):
     objective = MetaObjective(self.weights) if objective is None else objective
-    method = self.method(problem, optimizer)
+    method = self.method(problem, optimizer, objective)
     return method(
       problem, optimizer, task, carry, length, observe, objective, state, seed
     )

@@ -1,0 +1,234 @@
+"""Lanes: episodes side by side, each with particles that share its task.
+
+A particle is an episode of an optimizer with weights of its own, such as phi + eps. The
+particles of a lane take each step together and meet the same mini-batch; the lanes are
+independent of each other. Every tensor has the lanes along its first axis, [P, ...].
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import dtypes, seeds
+from l2l_tf.meta import execution, unroll
+from l2l_tf.meta.gradients.base import curve_of, with_least
+from l2l_tf.meta.objective import MetaObjective
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.problems import Problem
+from l2l_tf.problems.base import stackable
+
+Weights = list[tf.Tensor]  # like phi; [P, ...]
+
+
+class Lanes(NamedTuple):
+  """The present episodes."""
+
+  task: unroll.Task
+  carries: tuple[unroll.Carry, ...]  # of the particles that go on after a window
+  memory: Weights  # what an estimator remembers of perturbations; may be empty
+  horizon: tf.Tensor  # [P], steps after which the episode ends
+  horizons: tf.Tensor  # [P, 2], the least and the most to draw it from
+  seed: tf.Tensor  # [P, 2], from which the next episode is drawn
+
+
+class Ran(NamedTuple):
+  """What particles did in one window."""
+
+  carries: tuple[unroll.Carry, ...]  # of each particle, where the window ended
+  meta_losses: list[tf.Tensor]  # of each particle, [P]
+  observed: Any  # mean over a lane's particles, [P, length]
+  diverged: tf.Tensor  # [P], how many of the particles
+
+
+def begin(
+  problem: Problem,
+  optimizer: Optimizer,
+  seed: tf.Tensor,
+  horizons: tf.Tensor,
+  num_particles: int,
+  memory: list[tf.Tensor],
+  evaluate: Callable,
+) -> Lanes:
+  """Draws one lane's episode; the result has no axis of lanes.
+
+  Args:
+    problem: whose task to draw.
+    optimizer: what moves its parameters.
+    seed: of the lane, [2].
+    horizons: the least and the most steps of the episode, [2].
+    num_particles: carried by the lane.
+    memory: at the start of an episode.
+    evaluate: as `unroll.unroll` takes it.
+  """
+  task_seed, horizon_seed, next_seed = seeds.split(seed, 3)
+  task, carry = unroll.start(problem, optimizer, task_seed, evaluate)
+  task = task._replace(constants=stackable(problem, task.constants))
+  horizon = _drawn_horizon(horizons, horizon_seed)
+  return Lanes(task, (carry,) * num_particles, memory, horizon, horizons, next_seed)
+
+
+def _drawn_horizon(limits: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+  """Draws log-uniformly between the two limits, both included."""
+  least, most = tf.unstack(tf.cast(limits, tf.float32))
+  drawn = least * ((most + 1) / least) ** seeds.uniform([], seed)
+  return tf.minimum(tf.cast(drawn, tf.int32), limits[1])
+
+
+def renewed(lanes: Lanes, begin_one: Callable[[tf.Tensor, tf.Tensor], Lanes]) -> Lanes:
+  """Begins anew those lanes whose episode has reached its horizon.
+
+  One after the other, for they are few: draws of many seeds are not vectorised.
+  """
+  is_over = lanes.carries[0].step >= lanes.horizon
+  order = tf.argsort(tf.cast(is_over, tf.int32), direction="DESCENDING", stable=True)
+  count = tf.math.count_nonzero(is_over, dtype=tf.int32)
+
+  def body(i, lanes):
+    k = order[i]
+    fresh = begin_one(lanes.seed[k], lanes.horizons[k])
+    write = lambda old, new: tf.tensor_scatter_nd_update(old, [[k]], new[tf.newaxis])
+    return i + 1, tf.nest.map_structure(write, lanes, fresh)
+
+  _, lanes = tf.while_loop(
+    lambda i, *_: i < count, body, (tf.zeros([], tf.int32), lanes)
+  )
+  return lanes
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+  """Runs windows of the particles of some lanes.
+
+  Attributes:
+    problem: the optimizee.
+    optimizer: run with the weights of each particle.
+    objective: the meta-loss.
+    task: of each lane.
+    length: steps of a window.
+    observe: what to record after each particle's step.
+    loss_bound: as in `Particles`.
+  """
+
+  problem: Problem
+  optimizer: Optimizer
+  objective: MetaObjective
+  task: unroll.Task
+  length: int | tf.Tensor
+  observe: unroll.Observer
+  loss_bound: float
+
+  def __call__(
+    self,
+    weights: Sequence[Weights],
+    carries: Sequence[unroll.Carry],
+    evaluate: Callable = unroll.first_order,
+  ) -> Ran:
+    """Runs one window.
+
+    Args:
+      weights: of each particle of a lane.
+      carries: where each of them starts.
+      evaluate: `unroll.first_order`, or `unroll.second_order` below a tape.
+    """
+    weights = [list(phi) for phi in weights]
+    starts = self._started(weights, list(carries), evaluate)
+    take = lambda carries: self._each(
+      lambda lane: self._step(*lane, evaluate), (self.task, weights, carries)
+    )
+    see = lambda lane: [self._see(lane[0], c, c.grads) for c in lane[1]]
+    structure = self._each(see, (self.task, starts))  # traced for its types alone
+    ends, seen = unroll.repeat(take, starts, self.length, structure)
+    particles = zip(starts, ends, [losses for losses, _ in seen], strict=True)
+    ends, meta_losses, has_diverged = zip(*(self._scored(*p) for p in particles))
+    mean = lambda *x: tf.transpose(tf.add_n(x)) / len(x)
+    observed = tf.nest.map_structure(mean, *[observed for _, observed in seen])
+    diverged = tf.add_n([tf.cast(x, tf.int32) for x in has_diverged])
+    return Ran(ends, list(meta_losses), observed, diverged)
+
+  def _each(self, function, lanes):
+    vectorises = execution.vectorises(self.problem, self.optimizer)
+    return over_lanes(vectorises)(function, lanes)
+
+  def _started(self, weights, carries, evaluate):
+    if not self.optimizer.learns_start:
+      return carries
+
+    def start(lane):
+      task, weights, carries = lane
+      return [
+        unroll.with_learned_start(
+          self.problem, self.optimizer.with_phi(phi), task, carry, evaluate
+        )
+        for phi, carry in zip(weights, carries, strict=True)
+      ]
+
+    return self._each(start, (self.task, weights, carries))
+
+  def _step(self, task, weights, carries, evaluate):
+    """Takes one step of every particle of a lane."""
+    ends, seen = [], []
+    for phi, carry in zip(weights, carries, strict=True):
+      optimizer = self.optimizer.with_phi(phi)
+      carry, updates = unroll.step(self.problem, optimizer, task, carry, evaluate)
+      ends.append(carry)
+      seen.append(self._see(task, carry, updates))
+    return ends, seen
+
+  def _see(self, task, carry, updates):
+    return unroll.meta_loss(self.problem, task, carry), self.observe(carry, updates)
+
+  def _scored(self, start, end, losses):
+    """Returns a particle's carry, its meta-loss, and whether it has diverged."""
+    (losses,) = dtypes.for_sum([losses])
+    unit = tf.maximum(tf.abs(tf.cast(start.first_loss, losses.dtype)), 1.0)
+    bound = self.loss_bound * unit
+    is_bad = ~(tf.abs(losses) < float("inf")) | (losses > bound)
+    losses = tf.transpose(tf.where(is_bad, bound, losses))
+
+    def score(lane):
+      start, end, losses = lane
+      curve = curve_of(start, losses)
+      value = self.objective.of_curve(curve)
+      value, _ = self.objective.in_units(value, [], curve.start)
+      return with_least(end, losses), value
+
+    end, value = over_lanes(True)(score, (start, end, losses))
+    return end, value, tf.reduce_any(is_bad, axis=0)
+
+
+def over_lanes(is_vectorised: bool) -> Callable:
+  """Returns how to call a function for each lane: vectorised, or one after another."""
+  if is_vectorised:
+    return lambda function, lanes: tf.vectorized_map(function, lanes, warn=False)
+
+  return lambda function, lanes: stack([function(lane) for lane in unstack(lanes)])
+
+
+def unstack(nest: Any) -> list[Any]:
+  """Returns the nest of every lane."""
+  leaves = zip(*map(tf.unstack, tf.nest.flatten(nest)))
+  return [tf.nest.pack_sequence_as(nest, x) for x in leaves]
+
+
+def stack(nests: Sequence[Any]) -> Any:
+  """The inverse of `unstack`."""
+  return tf.nest.map_structure(lambda *x: tf.stack(x), *nests)
+
+
+def part(nest: Any, begin: int, end: int) -> Any:
+  """Returns some of the lanes."""
+  return tf.nest.map_structure(lambda x: x[begin:end], nest)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+  """Puts the parts together again."""
+  if len(parts) == 1:
+    return parts[0]
+  return tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), *parts)
+
+
+def expanded(condition: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+  """Reshapes one value per lane, [P], to be used with a tensor [P, ...]."""
+  return tf.reshape(condition, [-1] + [1] * (like.shape.rank - 1))

@@ -1,0 +1,254 @@
+"""What estimators from the losses of perturbed optimizers share.
+
+Evolution strategies need no derivative of an episode, only its losses: their variance
+grows with the size of phi, but not with the length of the window, and neither does
+their memory.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import seeds
+from l2l_tf.meta import execution, unroll
+from l2l_tf.meta.gradients import lanes as lanes_lib
+from l2l_tf.meta.gradients.base import MetaGradient, Window
+from l2l_tf.meta.gradients.lanes import Lanes, Ran, Weights
+from l2l_tf.meta.gradients.taped import TapedBPTT
+from l2l_tf.meta.objective import MetaObjective
+
+
+class Estimate(NamedTuple):
+  """What an estimator makes of a window, by lane."""
+
+  samples: Any  # of the meta-gradient, like phi, [P, ...]; or a nest of such lists
+  carries: tuple[unroll.Carry, ...]  # for the next window
+  memory: Weights
+  ran: Ran
+
+
+@dataclasses.dataclass(frozen=True)
+class Particles(MetaGradient, abc.ABC):
+  """Estimates the meta-gradient from the losses of perturbed optimizers.
+
+  What is estimated is the gradient of the smoothed meta-loss, E[L(phi + eps)] with eps
+  from N(0, stddev^2). A lane is an antithetic pair of particles, with phi + eps and
+  phi - eps, on one task. Every lane draws its own tasks, so the trainer's
+  `meta_batch_size` stays 1. An episode ends with the first window that reaches its
+  horizon. The first episodes are cut short, each at another age, so that the lanes are
+  staggered from then on and one update of phi sees all ages.
+
+  Attributes:
+    pairs: P, the number of lanes.
+    stddev: standard deviation of the perturbation of each weight (sigma).
+    horizon: steps of an episode; or two numbers, between which it is drawn
+      log-uniformly; by default the trainer's `num_steps`.
+    loss_bound: a particle has diverged if its loss is not finite, or above this many
+      times the loss where its episode started (or times 1, if that loss is lower). Such
+      a loss counts as this bound. The trainer counts them in its metric "diverged".
+  """
+
+  pairs: int = 8
+  stddev: float = 0.01
+  horizon: int | Sequence[int] | None = None
+  loss_bound: float = 10.0
+
+  draws_tasks = True
+  num_kept = 2  # particles of a lane that go on after a window
+  remembers = True  # whether perturbations are remembered from window to window
+  # Whether the window is back-propagated too, along the last of the particles kept.
+  back_propagates = False
+
+  def __post_init__(self):
+    name = type(self).__name__
+    if self.pairs != int(self.pairs) or self.pairs < 1:
+      raise ValueError(
+        f"{name} got pairs={self.pairs}; particles come in antithetic pairs, so their"
+        " number is even: give a whole number of pairs, at least 1."
+      )
+    if not 0 < self.stddev < float("inf"):
+      raise ValueError(
+        f"{name} got stddev={self.stddev}; without a perturbation there is nothing to"
+        " estimate from, so give a positive number such as 0.01."
+      )
+    if not self.loss_bound > 0:
+      raise ValueError(f"{name} got loss_bound={self.loss_bound}; it must be positive.")
+    self._horizons(num_steps=1)
+
+  @abc.abstractmethod
+  def estimate(
+    self,
+    run: Callable[..., Ran],
+    phi: list[tf.Tensor],
+    noise: Weights,
+    lanes: Lanes,
+    analytic: Weights,
+  ) -> Estimate:
+    """Runs the particles of one window and returns what each lane estimates.
+
+    Args:
+      run: a `lanes.Runner`.
+      phi: the optimizer's weights.
+      noise: eps, a perturbation of each of them for every lane, [P, ...].
+      lanes: the episodes.
+      analytic: the back-propagated gradient of each lane, [P, ...], if it
+        `back_propagates`; the particle along which that is done is run already.
+    """
+
+  def combined(self, samples: Any) -> list[tf.Tensor]:
+    """Returns one gradient, given the lanes' estimates; their mean by default."""
+    return [tf.reduce_mean(x, axis=0) for x in samples]
+
+  def init(self, problem, optimizer, seed, num_steps, unroll_length):
+    """Begins the first episodes.
+
+    Raises:
+      ValueError: if a horizon is shorter than the window, or a loss is not finite.
+    """
+    horizons = self._horizons(num_steps)
+    if horizons[0] < unroll_length:
+      raise ValueError(
+        f"{type(self).__name__} got a horizon of {horizons[0]} steps, shorter than the"
+        f" window of {unroll_length}; give a longer horizon, or a shorter"
+        " unroll_length."
+      )
+    keys = tf.stack(seeds.split(seed, self.pairs))
+    limits = tf.constant([horizons] * self.pairs)
+    each = lanes_lib.over_lanes(execution.vectorises(problem, optimizer))
+    begin = lambda *args: each(self._beginning(problem, optimizer), args)
+    traced = tf.function(begin, autograph=False).get_concrete_function(keys, limits)
+    lanes = traced(keys, limits)
+    if not bool(tf.reduce_all(tf.math.is_finite(lanes.carries[0].loss))):
+      raise ValueError(
+        f"{type(problem).__name__} has a loss that is not finite where an episode"
+        " starts; check its data and its initial parameters."
+      )
+    ages = (tf.range(self.pairs) + 1) * lanes.horizon // self.pairs
+    return lanes._replace(horizon=tf.maximum(1, ages))
+
+  def __call__(
+    self,
+    problem,
+    optimizer,
+    task,
+    carry,
+    length,
+    observe,
+    objective=MetaObjective(),  # noqa: B008
+    state=None,
+    seed=None,
+  ):
+    del task, carry  # The lanes have their own.
+    begin = self._beginning(problem, optimizer)
+    lanes = lanes_lib.renewed(state, lambda *lane: begin(lane))
+    noise = self._noise(optimizer, seed)
+    stepped = execution.stepped(problem, optimizer)
+    analytic, end = self._back_propagated(problem, optimizer, lanes, length, objective)
+
+    def estimated(lanes, noise, analytic, length):
+      run = lanes_lib.Runner(
+        problem, stepped, objective, lanes.task, length, observe, self.loss_bound
+      )
+      phi = [tf.convert_to_tensor(w) for w in optimizer.get_phi()]
+      return self.estimate(run, phi, noise, lanes, analytic)
+
+    estimated = execution.compiled_loop(problem, optimizer, estimated)
+    parts = execution.lane_parts(problem, optimizer, self.pairs, _size(lanes))
+    cut = lambda part: lanes_lib.part((lanes, noise, analytic), *part)
+    calls = [(*cut(part), length) for part in parts]
+    found = lanes_lib.joined(execution.side_by_side(estimated, calls))
+    found = found._replace(carries=(*found.carries, *end))
+    next_lanes = lanes._replace(carries=found.carries, memory=found.memory)
+    return self._window(found), next_lanes
+
+  def _back_propagated(self, problem, optimizer, lanes, length, objective):
+    """Returns each lane's gradient, and where its unperturbed particle ended.
+
+    A lane whose gradient is not finite has zeros.
+    """
+    if not self.back_propagates:
+      return [], ()
+    taped = TapedBPTT(self.second_derivatives)
+
+    def one(task, carry, length):
+      ignore = lambda carry, updates: ()
+      arguments = problem, optimizer, task, carry, length, ignore, objective
+      window, _ = taped(*arguments)
+      _, gradient = objective.in_units(
+        window.meta_loss, window.meta_gradient, carry.loss
+      )
+      is_finite = tf.math.is_finite(tf.linalg.global_norm(gradient))
+      return [tf.where(is_finite, g, tf.zeros_like(g)) for g in gradient], window.carry
+
+    tasks, carries = map(lanes_lib.unstack, (lanes.task, lanes.carries[-1]))
+    calls = [(task, carry, length) for task, carry in zip(tasks, carries)]
+    gradient, end = lanes_lib.stack(execution.side_by_side(one, calls))
+    return gradient, (end,)
+
+  def _window(self, found: Estimate) -> Window:
+    ran = found.ran
+    return Window(
+      self.combined(found.samples),
+      tf.add_n([tf.reduce_mean(x) for x in ran.meta_losses]) / len(ran.meta_losses),
+      tf.nest.map_structure(lambda x: x[0], found.carries[0]),  # of one particle
+      tf.nest.map_structure(lambda x: tf.reduce_mean(x, axis=0), ran.observed),
+      tf.reduce_sum(ran.diverged),
+    )
+
+  def _beginning(self, problem, optimizer):
+    """Returns what begins the episode of a lane, given (seed, horizons)."""
+    phi = optimizer.get_phi() if self.remembers else []
+    zeros = [tf.zeros(w.shape, w.dtype) for w in phi]
+    return lambda lane: lanes_lib.begin(
+      problem, optimizer, *lane, self.num_kept, zeros, self.evaluate
+    )
+
+  def _noise(self, optimizer, seed) -> Weights:
+    phi = optimizer.get_phi()
+    keys = seeds.split(seed, len(phi))
+    draw = lambda w, key: seeds.normal(
+      [self.pairs, *w.shape], key, self.stddev, w.dtype
+    )
+    return [draw(w, key) for w, key in zip(phi, keys)]
+
+  def _horizons(self, num_steps: int) -> tuple[int, int]:
+    """Returns the least and the most steps of an episode."""
+    given = num_steps if self.horizon is None else self.horizon
+    both = tuple(given) if isinstance(given, Sequence) else (given, given)
+    if len(both) != 2 or not 1 <= both[0] <= both[1] or any(x != int(x) for x in both):
+      raise ValueError(
+        f"{type(self).__name__} got horizon={self.horizon}; give the steps of an"
+        " episode, or two numbers, the least first, to draw it between."
+      )
+    return int(both[0]), int(both[1])
+
+
+def antithetic(phi: Sequence[tf.Tensor], noise: Weights) -> tuple[Weights, Weights]:
+  """Returns phi + eps and phi - eps."""
+  return [w + e for w, e in zip(phi, noise)], [w - e for w, e in zip(phi, noise)]
+
+
+def unperturbed(phi: Sequence[tf.Tensor], noise: Weights) -> Weights:
+  """Returns phi once for every lane."""
+  return [tf.broadcast_to(w, e.shape) for w, e in zip(phi, noise)]
+
+
+def scaled(factor: tf.Tensor, weights: Weights) -> Weights:
+  """Multiplies each lane's tensors by its entry of `factor` [P]."""
+  expand = lambda x: tf.reshape(factor, [-1] + [1] * (x.shape.rank - 1))
+  return [tf.cast(expand(x), x.dtype) * x for x in weights]
+
+
+def inner_product(one: Weights, other: Weights) -> tf.Tensor:
+  """Returns each lane's sum of products, [P]."""
+  product = lambda x, y: tf.reduce_sum(x * y, axis=list(range(1, x.shape.rank)))
+  return tf.add_n([product(x, y) for x, y in zip(one, other)])
+
+
+def _size(lanes: Lanes) -> int:
+  """Returns the coordinates of one lane's particles."""
+  params = [p for carry in lanes.carries for p in carry.params]
+  return sum(p.shape.num_elements() for p in params) // params[0].shape[0]
