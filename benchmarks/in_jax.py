@@ -209,6 +209,99 @@ def _adam_step(phi, adam, grads, learning_rate):
   return jax.tree.map(move, phi, first, second), AdamState(step, first, second)
 
 
+class Lanes(NamedTuple):
+  """Antithetic pairs of particles; everything [P, ...]."""
+
+  constants: Any
+  plus: Any  # theta, the optimizer's state, gradients
+  minus: Any
+  total: Any  # sum of the episode's perturbations, like phi
+  age: jax.Array
+
+
+class PersistentTraining:
+  """Persistent evolution strategies, all lanes under `vmap`, all windows scanned."""
+
+  def __init__(
+    self,
+    problem: Problem,
+    weights: Sequence[np.ndarray],
+    pairs: int,
+    stddev: float,
+    num_steps: int,
+    unroll_length: int,
+    learning_rate: float,
+  ):
+    """Takes what `MetaTraining` does; an episode has `num_steps`."""
+    self._problem, self._pairs, self._stddev = problem, pairs, stddev
+    self._length, self._num_steps = unroll_length, num_steps
+    self._learning_rate = learning_rate
+    phi = [jnp.asarray(w) for w in weights]
+    zeros = jax.tree.map(jnp.zeros_like, phi)
+    lanes = self._begin(phi, jax.random.key(0))
+    step = num_steps // pairs
+    ages = (jnp.arange(pairs) * step) // unroll_length * unroll_length
+    self._carry = phi, AdamState(jnp.zeros([]), zeros, zeros), lanes._replace(age=ages)
+    self._train = jax.jit(self._epoch)
+
+  def estimate(self, theta, constants, noise) -> list[np.ndarray]:
+    """Returns the first window's estimate from given particles."""
+    phi, *_ = self._carry
+    lanes = self._lanes(phi, jnp.asarray(theta), [jnp.asarray(c) for c in constants])
+    gradient, _ = jax.jit(self._window)(phi, lanes, [jnp.asarray(e) for e in noise])
+    return [np.asarray(g) for g in gradient]
+
+  def epoch(self, seed: int) -> None:
+    carry = self._train(self._carry, jax.random.key(seed))
+    self._carry = jax.block_until_ready(carry)
+
+  def _epoch(self, carry, key):
+    def body(carry, key):
+      phi, adam, lanes = carry
+      noise_key, task_key = jax.random.split(key)
+      lanes = self._renewed(phi, lanes, task_key)
+      keys = jax.random.split(noise_key, len(phi))
+      draw = lambda w, k: self._stddev * jax.random.normal(k, (self._pairs, *w.shape))
+      noise = [draw(w, k) for w, k in zip(phi, keys)]
+      gradient, lanes = self._window(phi, lanes, noise)
+      phi, adam = _adam_step(phi, adam, gradient, self._learning_rate)
+      return (phi, adam, lanes), None
+
+    keys = jax.random.split(key, self._num_steps // self._length)
+    return jax.lax.scan(body, carry, keys)[0]
+
+  def _begin(self, phi, key) -> Lanes:
+    theta, constants = jax.vmap(self._problem.draw)(jax.random.split(key, self._pairs))
+    return self._lanes(phi, theta, constants)
+
+  def _lanes(self, phi, theta, constants) -> Lanes:
+    begin = lambda theta, constants: _start(self._problem.loss, phi, theta, constants)
+    inner = jax.vmap(begin)(theta, constants)
+    total = [jnp.zeros((self._pairs, *w.shape)) for w in phi]
+    return Lanes(constants, inner, inner, total, jnp.zeros([self._pairs], int))
+
+  def _renewed(self, phi, lanes, key) -> Lanes:
+    """Begins those episodes anew that have ended."""
+    is_over = lanes.age >= self._num_steps
+
+    def mixed():
+      expand = lambda x: is_over.reshape([-1] + [1] * (x.ndim - 1))
+      choose = lambda new, old: jnp.where(expand(old), new, old)
+      return jax.tree.map(choose, self._begin(phi, key), lanes)
+
+    return jax.lax.cond(is_over.any(), mixed, lambda: lanes)
+
+  def _window(self, phi, lanes, noise):
+    total = [xi + e for xi, e in zip(lanes.total, noise)]
+    run = jax.vmap(partial(_window_loss, self._problem.loss, self._length))
+    up, plus = run([w + e for w, e in zip(phi, noise)], lanes.plus, lanes.constants)
+    down, minus = run([w - e for w, e in zip(phi, noise)], lanes.minus, lanes.constants)
+    slope = (up - down) / (2 * self._stddev**2)
+    gradient = [jnp.tensordot(slope, xi, 1) / self._pairs for xi in total]
+    lanes = Lanes(lanes.constants, plus, minus, total, lanes.age + self._length)
+    return gradient, lanes
+
+
 class OptimizerSteps:
   """The optimizer alone, its state updated in place."""
 

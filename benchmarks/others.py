@@ -54,6 +54,32 @@ class Epochs:
     )
 
 
+class Estimator:
+  """Meta-training by persistent evolution strategies; a turn is an epoch."""
+
+  def __init__(self, module: str, case: Any, weights: Sequence[np.ndarray]):
+    """Makes it from the module of that name, a `Case` of `estimators.py`, and phi."""
+    module = importlib.import_module(module)
+    self.version = module.VERSION
+    problem = getattr(module, case.problem)(*case.sizes)
+    self._training = module.PersistentTraining(
+      problem,
+      weights,
+      case.pairs,
+      case.stddev,
+      case.num_steps,
+      case.unroll_length,
+      case.learning_rate,
+    )
+
+  def turn(self, index: int) -> None:
+    self._training.epoch(index)
+
+  def answers(self, *particles: Any) -> dict[str, Any]:
+    """Returns what it estimates from given particles."""
+    return {"estimate": self._training.estimate(*particles)}
+
+
 class Steps:
   """The optimizer alone; a turn is a step from gradients at hand."""
 
