@@ -26,6 +26,15 @@ def forks(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def library_forks(tmp_path_factory):
+  """Starts processes that import this package themselves, but nothing it builds on."""
+  path = tmp_path_factory.mktemp("libraries")
+  forks = processes.Forks(path, processes.LIBRARIES)
+  yield forks
+  forks.close()
+
+
+@pytest.fixture(scope="session")
 def light_forks(tmp_path_factory):
   """Starts processes without TensorFlow."""
   forks = processes.Forks(tmp_path_factory.mktemp("light"), processes.SCRIPTS)

@@ -24,6 +24,10 @@ from l2l_tf.meta import trace_graph
 from l2l_tf.runs import training_run
 from l2l_tf.storage import summaries
 """
+LIBRARIES = """
+import keras, matplotlib.pyplot, sonnet, tensorflow
+assert "l2l_tf" not in sys.modules
+"""
 SCRIPTS = """
 from l2l_tf.scripts import launch
 assert "tensorflow" not in sys.modules
@@ -98,13 +102,13 @@ class Process:
     code = self._forks.ask({"wait": self.pid})
     return Ended(code, *(f.read_text() for f in self._files))
 
-  def wait_until(self, condition):
-    """Returns as soon as it holds; fails if the process ends before."""
+  def wait_until(self, condition, every=0.005):
+    """Returns when it holds, asked `every` seconds; fails if the process ends before."""
     deadline = time.monotonic() + 120
     while not condition():
       state = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")")[-1].split()
       assert state[0] != "Z" and time.monotonic() < deadline, self.wait().err
-      time.sleep(0.0002)
+      time.sleep(every)
 
   def kill(self, number=signal.SIGKILL) -> Ended:
     os.kill(self.pid, number)

@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -13,11 +11,18 @@ from l2l_tf.problems.data import datasets
 _EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-def run(name, *flags, cwd):
-  command = [sys.executable, str(_EXAMPLES / name), *flags]
-  done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr[-3000:]
-  return done.stdout
+@pytest.fixture
+def run(library_forks, tmp_path):
+  """Runs the example of that name in `tmp_path`; returns what it prints."""
+
+  def run(name, *flags):
+    script = str(_EXAMPLES / name)
+    code = f"import runpy; runpy.run_path({script!r}, run_name='__main__')"
+    ended = library_forks.run(name, *flags, cwd=tmp_path, code=code)
+    assert ended.code == 0, ended.err
+    return ended.out
+
+  return run
 
 
 def test_every_example_is_tested_and_has_help():
@@ -27,13 +32,13 @@ def test_every_example_is_tested_and_has_help():
 
 
 @pytest.mark.parametrize("optimizer", ["general", "adam"])
-def test_mnist_mlp_fit(tmp_path, optimizer):
+def test_mnist_mlp_fit(run, tmp_path, optimizer):
   try:
     datasets.mnist()
   except DatasetUnavailableError as e:
     pytest.skip(str(e))
   flags = ["--epochs=1", "--steps_per_epoch=3", "--logdir=logs"]
-  printed = run("mnist_mlp_fit.py", f"--optimizer={optimizer}", *flags, cwd=tmp_path)
+  printed = run("mnist_mlp_fit.py", f"--optimizer={optimizer}", *flags)
   assert "Test accuracy: 0." in printed
   assert (tmp_path / "logs" / "optimizer").exists() == (optimizer == "general")
 
@@ -42,19 +47,19 @@ def accuracy(printed):
   return float(re.search(r"Held-out accuracy: (\d\.\d+)", printed)[1])
 
 
-def test_custom_loop(tmp_path):
-  printed = run("custom_loop.py", "--steps=60", cwd=tmp_path)
+def test_custom_loop(run):
+  printed = run("custom_loop.py", "--steps=60")
   assert accuracy(printed) > 0.5  # chance is 0.1
 
 
-def test_sonnet_loop(tmp_path):
-  printed = run("sonnet_loop.py", "--steps=60", cwd=tmp_path)
+def test_sonnet_loop(run):
+  printed = run("sonnet_loop.py", "--steps=60")
   assert accuracy(printed) > 0.5
 
 
-def test_meta_train_your_model(tmp_path):
+def test_meta_train_your_model(run, tmp_path):
   flags = ["--num_episodes=2", "--num_draws=1", "--save_path=mine"]
-  printed = run("meta_train_your_model.py", *flags, cwd=tmp_path)
+  printed = run("meta_train_your_model.py", *flags)
   assert "Epoch 4/4" in printed and "Learning curves: mine/curves.png" in printed
   assert re.search(r"^learned .*\nAdam|^Adam .*", printed, re.MULTILINE)
   names = {path.name for path in (tmp_path / "mine").iterdir()}

@@ -5,8 +5,6 @@ import os
 import pathlib
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
 
 import matplotlib.figure
@@ -152,11 +150,10 @@ files.write_atomically(sys.argv[1], b"new" * 1000)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_process_that_is_killed_leaves_the_former_file(tmp_path, call):
+def test_a_process_that_is_killed_leaves_the_former_file(library_forks, tmp_path, call):
   path = tmp_path / "a.tfevents"
   files.write_atomically(path, b"old")
-  done = subprocess.run([sys.executable, "-c", KILLED, path, call], timeout=120)
-  assert done.returncode == -signal.SIGKILL
+  assert library_forks.run("", path, call, code=KILLED).code == -signal.SIGKILL
   assert path.read_bytes() == b"old"
   (left,) = (p.name for p in tmp_path.iterdir() if p != path)
   assert left.startswith(".") and "tfevents" not in left  # which TensorBoard reads

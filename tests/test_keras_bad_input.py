@@ -1,8 +1,5 @@
 """What LearnedOptimizer says of input that it cannot take."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -138,13 +135,13 @@ def test_an_optimizer_of_another_model(sequential):
     optimizer.build(other.trainable_variables)
 
 
-def test_another_backend_of_keras():
+def test_another_backend_of_keras(library_forks):
   # None of the others is installed; Keras itself would not start.
   code = "import keras; keras.backend.backend = lambda: 'jax'; import l2l_tf.keras"
-  run = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=False
-  )
-  assert "needs Keras's TensorFlow backend, but Keras runs on 'jax'; set" in run.stderr
+  ended = library_forks.run("", code=code)
+  assert ended.code == 1
+  message = "needs Keras's TensorFlow backend, but Keras runs on 'jax'; set"
+  assert message in ended.err[-1]
 
 
 def test_an_optimizer_that_cannot_be_exported_says_so_when_saved(sequential, tmp_path):

@@ -1,9 +1,6 @@
 """What a learned optimizer keeps and holds in Keras."""
 
-import os
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -37,9 +34,11 @@ def test_half_of_a_state_is_enough_for_small_gradients():
   assert moved[1] == pytest.approx(moved[0], rel=0.1)
 
 
-def xla_temporaries(num_units, directory):
+def xla_temporaries(forks, num_units, directory):
   """Bytes beside state and parameters in a step compiled by XLA, by its own count."""
   code = f"""
+import os
+os.environ["XLA_FLAGS"] = "--xla_dump_to={directory} --xla_dump_hlo_as_text"
 import tensorflow as tf, keras
 from l2l_tf.keras import LearnedOptimizer
 from l2l_tf.optimizers import CoordinatewiseLSTM
@@ -48,15 +47,16 @@ optimizer = LearnedOptimizer(CoordinatewiseLSTM((20, 20)), block_size=1024)
 model.compile(optimizer, "mse", jit_compile=True)
 model.train_on_batch(tf.ones([2, 8]), tf.ones([2, {num_units}]))
 """
-  flags = f"--xla_dump_to={directory} --xla_dump_hlo_as_text"
-  environment = os.environ | {"XLA_FLAGS": flags}
-  subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+  ended = forks.run("", code=code)
+  assert ended.code == 0, ended.err
   counts = directory.glob("*one_step_on_data*buffer-assignment.txt")
   (text,) = [path.read_text() for path in counts]
   return int(re.search(r"allocation \d+: size (\d+), preallocated-temp", text)[1])
 
 
-def test_temporaries_do_not_grow_with_the_model_under_xla(tmp_path):
-  small, large = (xla_temporaries(n, tmp_path / str(n)) for n in (456, 1820))
+def test_temporaries_do_not_grow_with_the_model_under_xla(library_forks, tmp_path):
+  small, large = (
+    xla_temporaries(library_forks, n, tmp_path / str(n)) for n in (456, 1820)
+  )
   state = 320 * 9 * 1820
   assert large < 1.5 * small < state / 8  # blocks: 5, then 16

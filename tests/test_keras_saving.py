@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -175,7 +173,9 @@ def test_backup_and_restore_goes_on_exactly(sequential, tmp_path):
   np.testing.assert_array_equal(weights(model), weights(uninterrupted))
 
 
-def test_a_fresh_process_loads_it_without_any_other_file(sequential, tmp_path):
+def test_a_fresh_process_loads_it_without_any_other_file(
+  library_forks, sequential, tmp_path
+):
   l2l_tf.save(lstm(), tmp_path / "o.l2l.npz")
   model = sequential()
   fit(model, LearnedOptimizer(tmp_path / "o.l2l.npz"), 1)
@@ -189,10 +189,9 @@ def test_a_fresh_process_loads_it_without_any_other_file(sequential, tmp_path):
     f"x, y = [np.load({str(tmp_path)!r} + f'/{{n}}.npy') for n in 'xy'];"
     "print(float(m.train_on_batch(x, y)).hex())"
   )
-  run = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True
-  )
-  assert float.fromhex(run.stdout.split()[-1]) == float(model.train_on_batch(X, Y))
+  ended = library_forks.run("", code=code)
+  assert ended.code == 0, ended.err
+  assert float.fromhex(ended.out.split()[-1]) == float(model.train_on_batch(X, Y))
 
 
 def test_config_registration_and_deserialize():

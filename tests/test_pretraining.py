@@ -3,13 +3,9 @@
 import copy
 import csv
 import dataclasses
-import os
-import pathlib
 import signal
-import subprocess
-import sys
-import time
 
+import processes
 import pytest
 from absl import flags
 
@@ -25,7 +21,6 @@ from l2l_tf.runs.settings import PretrainingSettings
 from l2l_tf.scripts import train
 from l2l_tf.storage import export
 
-ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts import pretrain; pretrain.run()"
 # Two stages, of many epochs that take no time, and a task that takes none either.
 SMALL = f"""
@@ -41,14 +36,6 @@ pretraining.RECIPES = {{"general": recipe}}
 """
 
 
-def start(*args, code=COMMAND, cwd=None):
-  env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-  return subprocess.Popen(
-    [sys.executable, "-c", code, *args],
-    cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
-
-
 @pytest.mark.parametrize(
   "args, words",
   [
@@ -59,35 +46,32 @@ def start(*args, code=COMMAND, cwd=None):
   ],
 )
 def test_a_wrong_flag_is_one_sentence(args, words, tmp_path):
-  process = start(*args, cwd=tmp_path)
-  out, err = process.communicate(timeout=60)
-  assert process.returncode == 2 and not out
-  assert err.startswith("Error: ") and words in err and err.count("\n") == 1
+  ended = processes.cold(COMMAND, *args, cwd=tmp_path)
+  assert not ended.out
+  ended.assert_mistake(words)
   assert not list(tmp_path.iterdir())
 
 
-def test_stopped_and_started_again_it_ends_with_weights_and_card(tmp_path):
+def test_stopped_and_started_again_it_ends_with_weights_and_card(
+  library_forks, tmp_path
+):
   args = ["--horizons=2,20", "--num_draws=2", "--num_epochs=600",
           "--save_path=run", "--output_path=out"]  # fmt: skip
-  process = start(*args, code=SMALL, cwd=tmp_path)
-  deadline = time.monotonic() + 120
-  while not list(tmp_path.glob("run/1/checkpoints/*.index")):
-    assert time.monotonic() < deadline and process.poll() is None
-    time.sleep(0.01)
-  process.send_signal(signal.SIGTERM)
-  out, err = process.communicate(timeout=60)
-  assert process.returncode == 128 + signal.SIGTERM, err
-  assert "Stopped after epoch" in out
+  process = library_forks.start("pretrain", *args, code=SMALL, cwd=tmp_path)
+  process.wait_until(lambda: list(tmp_path.glob("run/1/checkpoints/*.index")))
+  ended = process.kill(signal.SIGTERM)
+  assert ended.code == 128 + signal.SIGTERM, ended.err
+  assert "Stopped after epoch" in ended.out
   assert not (tmp_path / "out").exists() and not (tmp_path / "run" / "2").exists()
   seconds = float((tmp_path / "run/1/seconds.txt").read_text())
   assert seconds > 0
 
-  again = start(*args, code=SMALL, cwd=tmp_path)
-  out, err = again.communicate(timeout=240)
-  assert again.returncode == 0, err
-  assert "Going on after epoch" in out and "Traceback" not in err
+  again = library_forks.run("pretrain", *args, code=SMALL, cwd=tmp_path)
+  assert again.code == 0, again.err
+  assert "Going on after epoch" in again.out
+  assert not any("Traceback" in line for line in again.err)
   card = cards.read(tmp_path / "out/general.json")
-  assert str(card) in out
+  assert str(card) in again.out
   assert card.num_updates == 2 * 600 and card.num_draws == 2
   assert float((tmp_path / "run/1/seconds.txt").read_text()) > seconds
   assert card.commands == (

@@ -36,7 +36,8 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(forks, reference, tm
   assert process.kill().code == -signal.SIGKILL
   process = start()
   process.wait_until(lambda: latest(path))
-  process.wait_until(lambda: list(path.glob("checkpoints/*_temp")))
+  is_writing = lambda: list(path.glob("checkpoints/*_temp"))
+  process.wait_until(is_writing, every=0.0002)
   assert process.kill().code == -signal.SIGKILL
   for kills in range(3):
     process, before = start(), latest(path)
