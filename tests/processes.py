@@ -103,7 +103,7 @@ class Process:
     return Ended(code, *(f.read_text() for f in self._files))
 
   def wait_until(self, condition, every=0.005):
-    """Returns when it holds, asked `every` seconds; fails if the process ends before."""
+    """Asks `every` seconds whether it holds; fails if the process ends before."""
     deadline = time.monotonic() + 120
     while not condition():
       state = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")")[-1].split()

@@ -39,9 +39,9 @@ def test_another_configuration_is_refused(forks, reference):
   ended.assert_mistake("layers=[24], now [8, 8], seed=0, now 1;")
 
 
-CONSTANT = [
+CONSTANT = [  # A linear optimizer, which XLA compiles in half the time of an LSTM.
   "--problem=simple", "--evaluation_period=2", "--num_steps=4", "--unroll_length=2",
-  "--layers=2", "--schedule=constant",
+  "--schedule=constant",
 ]  # fmt: skip
 
 
@@ -83,11 +83,11 @@ def test_a_cosine_names_the_way_on(forks, reference):
 
 def test_the_saved_flags_repeat_a_run(forks, reference, tmp_path):
   flagfile = f"--flagfile={reference[1] / 'flags.txt'}"
-  given = [f"--save_path={tmp_path / 'run'}", "--log_period=30", "--trace_graph"]
+  given = [f"--save_path={tmp_path / 'run'}", "--log_period=20", "--trace_graph"]
   ended = forks.run("train", flagfile, *given)
   assert ended.code == 0 and not ended.err
   lines = [line for line in ended.out.splitlines() if line.startswith("epoch ")]
-  assert [line.split()[1] for line in lines] == ["30", "60", "90"]
+  assert [line.split()[1] for line in lines] == ["20", "40", "60"]
   assert all("final loss" in x and "best validation" in x for x in lines)
   config = [p / "config.json" for p in (tmp_path / "run", reference[1])]
   assert config[0].read_text() == config[1].read_text()
@@ -97,8 +97,8 @@ def test_the_saved_flags_repeat_a_run(forks, reference, tmp_path):
 def test_early_stopping_is_said(forks, tmp_path):
   ended = forks.run(
     "train", "--problem=simple", "--num_epochs=50", "--evaluation_period=1",
-    "--num_steps=2", "--unroll_length=2", "--layers=2", "--output_scale=0",
-    "--patience=3", cwd=tmp_path,
+    "--num_steps=2", "--unroll_length=2", "--output_scale=0", "--patience=3",
+    cwd=tmp_path,
   )  # fmt: skip
   assert ended.code == 0
   _, early, best = ended.out.splitlines()
@@ -190,5 +190,5 @@ def test_the_seed_is_that_of_the_weights_unless_the_expression_says_one(
     assert ended.code == 0, ended.err
     return export.load(path / "optimizer.l2l.npz").config["seed"]
 
-  assert weights(3, "RNNprop(layers=(2,))") == 3
-  assert weights(3, "RNNprop(layers=(2,), seed=5)") == 5
+  assert weights(3, "RNNprop(layers=())") == 3
+  assert weights(3, "RNNprop(layers=(), seed=5)") == 5
