@@ -11,7 +11,7 @@ from l2l_tf.optimizers import CoordinatewiseLSTM
 from l2l_tf.storage import export
 
 
-@pytest.fixture(params=[True, False], ids=["input", "no_input"])
+@pytest.fixture(params=[True, False], ids=["input", "no_input"], scope="module")
 def sequential(request):
   """Returns what builds a model of two layers, with an `Input` and without one."""
   return functools.partial(keras_models.sequential, request.param)

@@ -1,12 +1,23 @@
 """What is saved with a model that a learned optimizer trains, and loaded again."""
 
+import functools
 import json
 import pathlib
 
 import keras
 import numpy as np
 import pytest
-from keras_models import Subclassed, X, Y, built, fit, lstm, ten_losses, weights
+from keras_models import (
+  Subclassed,
+  X,
+  Y,
+  built,
+  fit,
+  lstm,
+  sequential,
+  ten_losses,
+  weights,
+)
 
 import l2l_tf
 from l2l_tf.keras import LearnedOptimizer
@@ -16,9 +27,13 @@ from l2l_tf.optimizers import Adam
 @pytest.mark.parametrize(
   "make", [lstm, lambda: Adam(0.01), lambda: lstm(dtype="bfloat16")]
 )
-@pytest.mark.parametrize("is_subclassed", [True, False])
-def test_a_saved_model_goes_on_exactly(sequential, tmp_path, make, is_subclassed):
-  model = Subclassed() if is_subclassed else sequential()
+@pytest.mark.parametrize(
+  "build",
+  [Subclassed, *(functools.partial(sequential, has) for has in (True, False))],
+  ids=["subclassed", "input", "no_input"],
+)
+def test_a_saved_model_goes_on_exactly(tmp_path, make, build):
+  model = build()
   fit(model, LearnedOptimizer(make(), block_size=16), 1)
   model.save(tmp_path / "m.keras")
   loaded = keras.models.load_model(tmp_path / "m.keras")
