@@ -165,7 +165,7 @@ def test_a_window_is_the_same_whatever_the_blocks(monkeypatch, make_problem, mak
   task, params = unroll.draw(problem, seeds.make(0))
   observe = lambda carry, updates: [tf.reduce_sum(u) for u in updates]
   method, windows, counts = TruncatedBPTT(), [], []
-  for size in (1 << 13, 500):  # of 1,510 coordinates
+  for size in (1 << 13, 600):  # of 1,510 coordinates
     monkeypatch.setattr(execution, "_BLOCK", size)
     running = method.arranged(problem, optimizer, params)
 

@@ -543,10 +543,10 @@ def test_they_start_anew_in_every_task_and_stay_where_they_are():
 def test_meta_training_runs_beside_them(meta_batch_size):
   problem, _ = with_pooler()
   optimizer = Partition(
-    [(Where(role=role), CoordinatewiseLSTM((2,))) for role in ("kernel", "bias")],
+    [(Where(role=role), CoordinatewiseLSTM(())) for role in ("kernel", "bias")],
     problem.parameters(),
   )
-  for chosen in (optimizer, CoordinatewiseLSTM((2,))):
+  for chosen in (optimizer, CoordinatewiseLSTM(())):
     trainer = MetaTrainer(
       problem, chosen, num_steps=4, unroll_length=2, meta_batch_size=meta_batch_size
     )

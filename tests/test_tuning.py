@@ -1,5 +1,6 @@
 """Rates: the best on the tuning draws, for each horizon; what is reported with them."""
 
+import functools
 import math
 
 import numpy as np
@@ -28,6 +29,7 @@ def plainly_tuned(problem, make, rates, horizons, criterion, jit_compile=False):
   rate = tf.Variable(0.0, dtype=tf.float64, trainable=False)
   runner = Runner(problem, make(lambda step: rate), max(horizons), jit_compile)
 
+  @functools.cache  # One run serves all horizons.
   def losses(value, branch, num_draws):
     rate.assign(value)
     return runner(DRAWS["seed"], branch, num_draws).losses
