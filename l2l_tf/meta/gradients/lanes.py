@@ -132,39 +132,40 @@ class Runner:
       carries: where each of them starts.
       evaluate: `unroll.first_order`, or `unroll.second_order` below a tape.
     """
-    weights = [list(phi) for phi in weights]
-    starts = self._started(weights, list(carries), evaluate)
-    take = lambda carries: self._each(
-      lambda lane: self._step(*lane, evaluate), (self.task, weights, carries)
-    )
+    lanes = self.task, [list(phi) for phi in weights], list(carries)
+    if is_vectorised(self.problem, self.optimizer, lanes):
+      ran = self._window(vectorised, evaluate, *lanes)
+      return ran._replace(observed=tf.nest.map_structure(tf.transpose, ran.observed))
+    alone = lambda function, lane: function(lane)
+    return stack([self._window(alone, evaluate, *lane) for lane in unstack(lanes)])
+
+  def _window(self, each, evaluate, task, weights, carries) -> Ran:
+    """Runs one lane's window; or that of all, if `each` vectorises a function."""
+    starts = carries
+    if self.optimizer.learns_start:
+      start = lambda lane: self._started(*lane, evaluate)
+      starts = each(start, (task, weights, carries))
+    step = lambda lane: self._step(*lane, evaluate)
+    take = lambda carries: each(step, (task, weights, carries))
     see = lambda lane: [self._see(lane[0], c, c.grads) for c in lane[1]]
-    structure = self._each(see, (self.task, starts))  # traced for its types alone
+    structure = each(see, (task, starts))  # traced for its types alone
     ends, seen = unroll.repeat(take, starts, self.length, structure)
     particles = zip(starts, ends, [losses for losses, _ in seen], strict=True)
-    ends, meta_losses, has_diverged = zip(*(self._scored(*p) for p in particles))
-    mean = lambda *x: tf.transpose(tf.add_n(x)) / len(x)
+    scored = [self._scored(each, *particle) for particle in particles]
+    ends, meta_losses, has_diverged = zip(*scored)
+    mean = lambda *x: tf.add_n(x) / len(x)
     observed = tf.nest.map_structure(mean, *[observed for _, observed in seen])
     diverged = tf.add_n([tf.cast(x, tf.int32) for x in has_diverged])
     return Ran(ends, list(meta_losses), observed, diverged)
 
-  def _each(self, function, lanes):
-    vectorises = execution.vectorises(self.problem, self.optimizer)
-    return over_lanes(vectorises)(function, lanes)
-
-  def _started(self, weights, carries, evaluate):
-    if not self.optimizer.learns_start:
-      return carries
-
-    def start(lane):
-      task, weights, carries = lane
-      return [
-        unroll.with_learned_start(
-          self.problem, self.optimizer.with_phi(phi), task, carry, evaluate
-        )
-        for phi, carry in zip(weights, carries, strict=True)
-      ]
-
-    return self._each(start, (self.task, weights, carries))
+  def _started(self, task, weights, carries, evaluate):
+    """Begins the particles of a lane anew where their phi makes the start."""
+    return [
+      unroll.with_learned_start(
+        self.problem, self.optimizer.with_phi(phi), task, carry, evaluate
+      )
+      for phi, carry in zip(weights, carries, strict=True)
+    ]
 
   def _step(self, task, weights, carries, evaluate):
     """Takes one step of every particle of a lane."""
@@ -179,7 +180,7 @@ class Runner:
   def _see(self, task, carry, updates):
     return unroll.meta_loss(self.problem, task, carry), self.observe(carry, updates)
 
-  def _scored(self, start, end, losses):
+  def _scored(self, each, start, end, losses):
     """Returns a particle's carry, its meta-loss, and whether it has diverged."""
     (losses,) = dtypes.for_sum([losses])
     unit = tf.maximum(tf.abs(tf.cast(start.first_loss, losses.dtype)), 1.0)
@@ -194,16 +195,22 @@ class Runner:
       value, _ = self.objective.in_units(value, [], curve.start)
       return with_least(end, losses), value
 
-    end, value = over_lanes(True)(score, (start, end, losses))
+    end, value = each(score, (start, end, losses))
     return end, value, tf.reduce_any(is_bad, axis=0)
 
 
-def over_lanes(is_vectorised: bool) -> Callable:
-  """Returns how to call a function for each lane: vectorised, or one after another."""
-  if is_vectorised:
-    return lambda function, lanes: tf.vectorized_map(function, lanes, warn=False)
+def is_vectorised(problem: Problem, optimizer: Optimizer, lanes: Any) -> bool:
+  """Whether some lanes share their operations.
 
-  return lambda function, lanes: stack([function(lane) for lane in unstack(lanes)])
+  A single lane does not: plain matrix products are faster than batches of one.
+  """
+  count = tf.nest.flatten(lanes)[0].shape[0]
+  return count > 1 and execution.vectorises(problem, optimizer)
+
+
+def vectorised(function: Callable, lanes: Any) -> Any:
+  """Calls a function of one lane for all of them at once."""
+  return tf.vectorized_map(function, lanes, warn=False)
 
 
 def unstack(nest: Any) -> list[Any]:

@@ -117,8 +117,7 @@ class Particles(MetaGradient, abc.ABC):
       )
     keys = tf.stack(seeds.split(seed, self.pairs))
     limits = tf.constant([horizons] * self.pairs)
-    each = lanes_lib.over_lanes(execution.vectorises(problem, optimizer))
-    begin = lambda *args: each(self._beginning(problem, optimizer), args)
+    begin = self._all_beginning(problem, optimizer)
     traced = tf.function(begin, autograph=False).get_concrete_function(keys, limits)
     lanes = traced(keys, limits)
     if not bool(tf.reduce_all(tf.math.is_finite(lanes.carries[0].loss))):
@@ -198,13 +197,28 @@ class Particles(MetaGradient, abc.ABC):
       tf.reduce_sum(ran.diverged),
     )
 
+  def _all_beginning(self, problem, optimizer):
+    """Returns what begins an episode in every lane, given seeds and horizons."""
+    begin = self._beginning(problem, optimizer)
+
+    def begin_all(*lanes):
+      if lanes_lib.is_vectorised(problem, optimizer, lanes):
+        return lanes_lib.vectorised(begin, lanes)
+      return lanes_lib.stack([begin(lane) for lane in lanes_lib.unstack(lanes)])
+
+    return begin_all
+
   def _beginning(self, problem, optimizer):
     """Returns what begins the episode of a lane, given (seed, horizons)."""
-    phi = optimizer.get_phi() if self.remembers else []
-    zeros = [tf.zeros(w.shape, w.dtype) for w in phi]
-    return lambda lane: lanes_lib.begin(
-      problem, optimizer, *lane, self.num_kept, zeros, self.evaluate
-    )
+
+    def begin(lane):
+      phi = optimizer.get_phi() if self.remembers else []
+      zeros = [tf.zeros(w.shape, w.dtype) for w in phi]
+      return lanes_lib.begin(
+        problem, optimizer, *lane, self.num_kept, zeros, self.evaluate
+      )
+
+    return begin
 
   def _noise(self, optimizer, seed) -> Weights:
     phi = optimizer.get_phi()
