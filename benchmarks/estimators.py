@@ -51,13 +51,13 @@ def _start(
   crew: contest.Crew, case: Case, args: argparse.Namespace
 ) -> dict[str, contest.Worker]:
   """Returns the contenders, which have proved that they compute the same."""
-  own = crew.start(contest.OWN, "in_l2l_tf:Estimator", case)
+  own = crew.start(contest.OWN, "particles:Estimator", case)
   others = {}
   if args.vs:
     name = contest.vs_name(args.vs)
-    others[name] = crew.start(name, "in_l2l_tf:Estimator", case, checkout=args.vs)
+    others[name] = crew.start(name, "particles:Estimator", case, checkout=args.vs)
   if "unrolls" in args.against:
-    others["unrolls"] = crew.start("unrolls", "in_l2l_tf:Unrolls", case)
+    others["unrolls"] = crew.start("unrolls", "particles:Unrolls", case)
   if "jax" in args.against:
     reference = own.call("reference")
     jax = crew.start("jax", "others:Estimator", "in_jax", case, reference["weights"])

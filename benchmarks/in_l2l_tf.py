@@ -10,14 +10,14 @@ import reached
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.meta import execution, unroll
-from l2l_tf.meta.gradients import PES, TruncatedBPTT, lanes
+from l2l_tf.meta import unroll
+from l2l_tf.meta.gradients import TruncatedBPTT
 from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
 from l2l_tf.problems import Quadratic
 
-_SEED = 0
-_PROBLEMS = {
+SEED = 0
+PROBLEMS = {
   "quadratic": lambda batch, dims: Quadratic(batch_size=batch, num_dims=dims),
   "mlp": problems.MLP,
   "conv_net": problems.ConvNet,
@@ -54,7 +54,7 @@ class Epochs:
   def reference(self) -> dict[str, Any]:
     """Returns phi, a task, and the answers that are expected of the others."""
     trainer, length = self._make_trainer(), self._case.unroll_length
-    seed = seeds.make(_SEED, seeds.TRAINING, 0)  # the trainer's first task
+    seed = seeds.make(SEED, seeds.TRAINING, 0)  # the trainer's first task
     task, carry = unroll.start(trainer.problem, trainer.optimizer, seed)
     window, _ = TruncatedBPTT()(
       trainer.problem,
@@ -96,99 +96,16 @@ class Epochs:
     compiled = tf.function(
       unroll.second_order, jit_compile=problem.jit_compile, autograph=False
     )
-    task, params = unroll.draw(problem, seeds.make(_SEED))
+    task, params = unroll.draw(problem, seeds.make(SEED))
     compiled(problem, params, task.constants, task.seed)
 
   def _make_trainer(self) -> MetaTrainer:
     case = self._case
     return MetaTrainer(
-      _PROBLEMS[case.problem](*case.sizes),
-      CoordinatewiseLSTM(layers=case.layers, seed=_SEED),
+      PROBLEMS[case.problem](*case.sizes),
+      CoordinatewiseLSTM(layers=case.layers, seed=SEED),
       meta_optimizer=Adam(case.learning_rate),
       num_steps=case.num_steps,
       unroll_length=case.unroll_length,
-      seed=_SEED,
+      seed=SEED,
     )
-
-
-class Estimator:
-  """`MetaTrainer` with `PES`; a turn is an epoch."""
-
-  version = f"tensorflow {tf.__version__}"
-
-  def __init__(self, case: Any):
-    """Takes a `Case` of `estimators.py`."""
-    self._case = case
-    self._estimator = PES(case.pairs, case.stddev, case.num_steps, 1e9)
-    self._problem = _PROBLEMS[case.problem](*case.sizes)
-    self._optimizer = CoordinatewiseLSTM(layers=case.layers, seed=_SEED)
-    self._trainer = MetaTrainer(
-      self._problem,
-      self._optimizer,
-      Adam(case.learning_rate),
-      self._estimator,
-      case.num_steps,
-      case.unroll_length,
-      seed=_SEED,
-    )
-
-  def turn(self, index: int) -> None:
-    self._trainer.train_episode(index)
-
-  def reference(self) -> dict[str, Any]:
-    """Returns phi, the particles' tasks and noise, and what is expected of them."""
-    case, seed = self._case, seeds.make(_SEED)
-    arguments = self._problem, self._optimizer, seed, case.num_steps, case.unroll_length
-    state = self._estimator.init(*arguments)
-    window, _ = self._estimator(
-      self._problem,
-      self._optimizer,
-      None,
-      None,
-      case.unroll_length,
-      lambda *_: (),
-      state=state,
-      seed=seed,
-    )
-    noise = self._estimator._noise(self._optimizer, seed)
-    params = [np.reshape(p, [case.pairs, -1]) for p in state.carries[0].params]
-    is_array = len(params) == 1
-    theta = state.carries[0].params[0].numpy() if is_array else np.hstack(params)
-    return {
-      "weights": [v.numpy() for v in self._optimizer.trainable_variables],
-      "theta": theta,
-      "constants": [c.numpy() for c in state.task.constants],
-      "noise": [e.numpy() for e in noise],
-      "answers": {"estimate": [g.numpy() for g in window.meta_gradient]},
-    }
-
-
-class Unrolls(Estimator):
-  """The forward unrolls of the same particles and nothing else."""
-
-  def __init__(self, case: Any):
-    super().__init__(case)
-    problem, optimizer = self._problem, self._optimizer
-    arguments = problem, optimizer, seeds.make(_SEED), case.num_steps, 1
-    state = self._estimator.init(*arguments)
-    noise = self._estimator._noise(optimizer, seeds.make(_SEED))
-    objective, ignore = self._trainer.objective, lambda *_: ()
-    length = case.num_steps
-
-    def run(state, noise):
-      runner = lanes.Runner(
-        problem, optimizer, objective, state.task, length, ignore, 1e9
-      )
-      weights = [w + e for w, e in zip(optimizer.get_phi(), noise)]
-      opposite = [w - e for w, e in zip(optimizer.get_phi(), noise)]
-      return runner([weights, opposite], state.carries).meta_losses
-
-    run = execution.compiled_loop(problem, optimizer, run)
-    size = 2 * sum(p.shape.num_elements() for p in state.carries[0].params)
-    parts = execution.lane_parts(problem, optimizer, case.pairs, size // case.pairs)
-    calls = [lanes.part((state, noise), *part) for part in parts]
-    self._run = tf.function(lambda: execution.side_by_side(run, calls), autograph=False)
-
-  def turn(self, index: int) -> None:
-    for losses in tf.nest.flatten(self._run()):
-      losses.numpy()

@@ -61,7 +61,8 @@ class OneSample(l2l_tf.MetaGradient):
   def __init__(self, stddev=0.01):
     self.stddev = stddev
 
-  def __call__(self, problem, optimizer, *window, objective, state, seed):
+  def __call__(self, problem, optimizer, *arguments):
+    *window, objective, state, seed = arguments
     phi = optimizer.get_phi()
     noise = [seeds.normal(w.shape, k) for w, k in zip(phi, seeds.split(seed, len(phi)))]
 

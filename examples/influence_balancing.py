@@ -8,22 +8,25 @@ them later. Truncated back-propagation sees only what arrives within its window.
 python examples/influence_balancing.py --picture=influence_balancing.png
 """
 
-import argparse
-
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+import tqdm
+from absl import app, flags
 
 import l2l_tf
 from l2l_tf.meta.gradients import PES
 from l2l_tf.optimizers import PARAMETERS, TENSOR, Adam
 
+_EPISODES = flags.DEFINE_integer("num_episodes", 10, "Of 250 updates of phi each.")
+_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trainings with PES.")
+_PICTURE = flags.DEFINE_string("picture", "influence_balancing.png", "The result.")
+
 SIZE = 23
 A = 0.5 * np.eye(SIZE) + 0.5 * np.eye(SIZE, k=1)
 S = np.array([1.0] * 10 + [-1.0] * 13)
 OPTIMUM = -1 / 6
-UPDATES = range(0, 2501, 250)
 PES_OF_ONE_STEP = PES(pairs=200, stddev=0.1, horizon=5000, loss_bound=1e6)
 
 
@@ -70,31 +73,30 @@ def train(meta_gradient, unroll_length, num_episodes=10, seed=0):
     seed=seed,
   )
   path = [float(optimizer.phi)]
-  for _ in trainer.train(num_episodes):
+  for _ in tqdm.tqdm(trainer.train(num_episodes), total=num_episodes, leave=False):
     path.append(float(optimizer.phi))
   return path
 
 
-def main():
-  """Draws phi under truncated back-propagation and under PES."""
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--picture", default="influence_balancing.png", help="the result")
-  picture = parser.parse_args().picture
+def main(unused_argv: list[str]) -> None:
   figure, axes = plt.subplots(figsize=(6, 4))
+  updates = [250 * i for i in range(_EPISODES.value + 1)]
   for length in (1, 10, 50, 100):
     method = l2l_tf.TruncatedBPTT(second_derivatives=True)
-    path = train(method, length)
-    axes.plot(UPDATES, path, label=f"back-propagation, windows of {length}")
-  for seed in range(3):
-    label = None if seed else "PES, windows of 1, three seeds"
-    axes.plot(UPDATES, train(PES_OF_ONE_STEP, 1, seed=seed), "k", label=label)
+    path = train(method, length, _EPISODES.value)
+    axes.plot(updates, path, label=f"back-propagation, windows of {length}")
+  for seed in range(_SEEDS.value):
+    path = train(PES_OF_ONE_STEP, 1, _EPISODES.value, seed)
+    print(f"PES ends at phi = {path[-1]:.4f}; the optimum is {OPTIMUM:.4f}")
+    label = None if seed else f"PES, windows of 1, {_SEEDS.value} seeds"
+    axes.plot(updates, path, "k", label=label)
   axes.axhline(OPTIMUM, color="gray", linestyle=":", label="optimum, -1/6")
   axes.set(xlabel="updates of phi", ylabel="phi", ylim=(-0.6, 3))
   axes.set_title("Influence balancing")
   axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-  figure.savefig(picture, dpi=150, bbox_inches="tight")
-  print(f"Wrote {picture}")
+  figure.savefig(_PICTURE.value, dpi=150, bbox_inches="tight")
+  print(f"Picture: {_PICTURE.value}")
 
 
 if __name__ == "__main__":
-  main()
+  app.run(main)

@@ -20,7 +20,11 @@ from l2l_tf.optimizers import Adam, RNNprop
 _EPISODES = flags.DEFINE_integer(
   "num_episodes", 150, "Tasks to meta-train on, each a training of 100 steps."
 )
-_DRAWS = flags.DEFINE_integer("num_draws", 8, "Fresh tasks to compare optimizers on.")
+_DRAWS = flags.DEFINE_integer(
+  "num_draws",
+  8,
+  "Fresh tasks to compare optimizers on, and to tune baselines on.",
+)
 _PATH = flags.DEFINE_string("save_path", "runs/your_model", "Where the results go.")
 
 
@@ -68,7 +72,8 @@ def main(unused_argv: list[str]) -> None:
   model.compile(learned, loss(), metrics=["accuracy"])
   model.fit(x, y, epochs=4, validation_data=(x_test, y_test), verbose=2)
 
-  curves = l2l_tf.compare(problem, {"learned": optimizer}, num_draws=_DRAWS.value)
+  draws = {"num_draws": _DRAWS.value, "num_tuning_draws": _DRAWS.value}
+  curves = l2l_tf.compare(problem, {"learned": optimizer}, **draws)
   print(l2l_tf.table(l2l_tf.summarize(curves)))
   print(f"Learning curves: {l2l_tf.plot(curves, path)}")
 

@@ -10,7 +10,9 @@ import sys
 _PUBLIC = {
   "AnalyticPES": "meta.gradients",
   "CoordinatewiseLSTM": "optimizers",
+  "Curriculum": "meta.curriculum",
   "EvolutionStrategies": "meta.gradients",
+  "Growing": "meta.curriculum",
   "KernelwiseLSTM": "optimizers",
   "Merged": "meta.gradients",
   "MetaGradient": "meta.gradients",
@@ -22,6 +24,7 @@ _PUBLIC = {
   "Partition": "optimizers",
   "Problem": "problems",
   "RNNprop": "optimizers",
+  "RandomHorizon": "meta.curriculum",
   "TruncatedBPTT": "meta.gradients",
   "Where": "optimizers",
   "Window": "meta.gradients",

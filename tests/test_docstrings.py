@@ -124,7 +124,8 @@ _NEEDS_NO_EXAMPLE = {
   "mnist_mlp",  # MNIST may be missing
   "Coupling",  # its values are public names, too
   "Reads",
-  "MetaGradient",  # abstract
+  "Curriculum",  # abstract, like the next
+  "MetaGradient",
   "Window",  # what a meta-gradient returns
 }
 

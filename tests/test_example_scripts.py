@@ -64,3 +64,9 @@ def test_meta_train_your_model(run, tmp_path):
   assert re.search(r"^learned .*\nAdam|^Adam .*", printed, re.MULTILINE)
   names = {path.name for path in (tmp_path / "mine").iterdir()}
   assert names == {"curves.csv", "curves.png", "optimizer.l2l.npz", "summary.csv"}
+
+
+def test_influence_balancing(run, tmp_path):
+  printed = run("influence_balancing.py", "--num_episodes=2", "--num_seeds=1")
+  assert -0.3 < float(re.search(r"PES ends at phi = (\S+);", printed)[1]) < 0.0
+  assert (tmp_path / "influence_balancing.png").stat().st_size > 10_000

@@ -1,6 +1,5 @@
 """The example of what can be added from outside, trained, killed, resumed and used."""
 
-import functools
 import pathlib
 import runpy
 import shutil
@@ -91,8 +90,7 @@ def test_the_estimate_s_mean_is_the_gradient_of_the_held_out_loss(own, name):
   task, carry = unroll.start(problem, optimizer, seeds.make(1))
   estimator, objective = own["OneSample"](0.01), l2l_tf.MetaObjective()
   arguments = problem, optimizer, task, carry, 3, lambda *_: ()
-  estimate = functools.partial(estimator, *arguments, objective=objective, state=())
-  run = tf.function(lambda seed: estimate(seed=seed)[0])
+  run = tf.function(lambda seed: estimator(*arguments, objective, (), seed)[0])
   flat = lambda tensors: np.concatenate([np.ravel(x) for x in tensors])
   draws = [flat(run(seeds.make(i)).meta_gradient) for i in range(1000)]
   error = np.std(draws, axis=0) / len(draws) ** 0.5

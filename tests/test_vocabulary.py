@@ -5,16 +5,22 @@ import inspect
 import pytest
 
 from l2l_tf import optimizers, preprocess, problems, registry
-from l2l_tf.meta import gradients
+from l2l_tf.meta import curriculum, gradients
 from l2l_tf.runs import expressions, own_files, vocabulary
 from l2l_tf.runs.vocabulary import KINDS, build, check, listing
 
-ROOMS = {"optimizer": optimizers, "problem": problems, "meta_gradient": gradients}
+ROOMS = {
+  "optimizer": optimizers,
+  "problem": problems,
+  "meta_gradient": gradients,
+  "curriculum": curriculum,
+}
 META_GRADIENT = getattr(gradients, "MetaGradient", gradients.TruncatedBPTT)
 BASES = {
   "optimizer": optimizers.Optimizer,
   "problem": problems.Problem,
   "meta_gradient": META_GRADIENT,
+  "curriculum": curriculum.Curriculum,
 }
 # Their arguments include functions, which no expression can write.
 NOT_WRITTEN = {"KerasModel"}

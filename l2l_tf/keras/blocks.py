@@ -1,9 +1,9 @@
 """How an optimizer runs on the variables of a model.
 
-One whose coordinates are independent runs as `Blocked`; any other one sees all tensors
-as they are, in one call, as if they were one block. On top, a step is taken only where
-the gradients are finite, variables without a gradient keep their state, and the state
-may be kept in another type.
+A coordinate-wise optimizer runs as `Blocked`; any other one gets all tensors as they
+are, in one call, which counts as one block. In addition, a step is skipped if a
+gradient is not finite, variables without a gradient keep their state, and the state may
+be stored in another type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,10 @@ class Blocks:
     Args:
       optimizer: learned or hand-designed.
       specs: shape and type of every variable.
-      block_size: coordinates per call, at most, of a coordinate-wise optimizer; by
+      block_size: the most coordinates per call of a coordinate-wise optimizer; by
         default all.
-      state_dtype: in which floating-point states are kept between steps; by default
-        the optimizer's own.
+      state_dtype: type in which floating-point states are stored between steps; by
+        default the optimizer's own.
     """
     self._optimizer = optimizer
     self._specs = list(specs)

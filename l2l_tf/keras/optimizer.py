@@ -1,7 +1,7 @@
 """A learned optimizer as a Keras optimizer.
 
-It holds what Keras asks of an optimizer (variables, saving, options) and none of
-the mathematics, which is the wrapped `l2l_tf.Optimizer`'s.
+It implements what Keras asks of an optimizer: variables, saving, options. The update
+rule itself is the wrapped `l2l_tf.Optimizer`'s.
 """
 
 import base64
@@ -36,26 +36,26 @@ class LearnedOptimizer(StoredOptimizer):
   >>> model.compile(LearnedOptimizer("general"), loss="mse")
   >>> model.fit(x, y, callbacks=[keras.callbacks.TerminateOnNaN()])
 
-  What a model is saved with holds the learned weights too, so that loading needs no
-  other file and training goes on exactly.
+  A saved model contains the learned weights and the optimizer's state, so that it can
+  be loaded without any other file and its training continues exactly.
 
-  Keras's options work as with any optimizer. Some of them change the gradients that
-  the optimizer meets, or what its updates do, from what it was trained on, and may
-  make it worse: `clipnorm`, `global_clipnorm` and `clipvalue` (smaller gradients; the
-  last makes infinite ones finite),
-  `gradient_accumulation_steps` (less noise), `weight_decay` (a move of the weights
-  that it did not make). As in Keras the decay is times `learning_rate`, which is 1.0
-  here: what one gives Adam is a thousand times too much.
+  Keras's options work as with any optimizer. Some of them give the optimizer other
+  gradients than it was meta-trained on, or change its updates, and may make it worse:
+  `clipnorm`, `global_clipnorm` and `clipvalue` (smaller gradients; the last makes
+  infinite ones finite), `gradient_accumulation_steps` (less noise), `weight_decay` (a
+  change of the weights that is not its own). As in Keras the decay is multiplied by
+  `learning_rate`, which is 1.0 here: a decay meant for Adam is a thousand times too
+  large.
 
-  Memory: the state is kept for every parameter of the model; two layers of 20 units
-  take 2 * 2 * 20 floats, 320 bytes a parameter, where Adam takes 8. On top, a step
-  needs copies of the gradients and what one block needs.
+  Memory: every parameter of the model has a state; two layers of 20 units take
+  2 * 2 * 20 floats, 320 bytes per parameter, where Adam takes 8. A step needs copies of
+  the gradients and the activations of one block in addition.
 
-  A learned start (`Optimizer.initial_params`) is not used: the model starts where its
-  initializers, or loaded weights, have put it.
+  A learned start (`Optimizer.initial_params`) is not used: the model starts from its
+  initializers or from loaded weights.
 
-  A variable without a gradient stays where it is, and so does its state; but an
-  optimizer that is not coordinate-wise reads a zero there.
+  A variable without a gradient keeps its value and its state; an optimizer that is not
+  coordinate-wise reads a zero gradient there.
 
   Saved state is taken over variable by variable, by path and shape, also after layers
   were frozen, thawed or replaced. An optimizer that is not coordinate-wise keeps one
@@ -99,11 +99,11 @@ class LearnedOptimizer(StoredOptimizer):
       mismatched_state: what to do where saved state that is loaded does not fit this
         model or optimizer: "warn" and go on with a fresh state there, as Keras's
         optimizers do, or "raise" an error and load nothing of it.
-      block_size: coordinates that one call moves, at most, which bounds a step's
-        temporary memory; None for all at once. For optimizers that treat each
-        coordinate by itself; others see whole tensors. XLA compiles every block by
-        itself: with `jit_compile=True` a model of many millions of parameters starts
-        sooner with larger ones, such as 1 << 18.
+      block_size: the most coordinates that are updated in one call, which bounds a
+        step's temporary memory; None for all at once. It applies to coordinate-wise
+        optimizers; others get whole tensors. XLA compiles every block separately: with
+        `jit_compile=True` a model of many millions of parameters compiles faster with
+        larger blocks, such as 1 << 18.
       state_dtype: "bfloat16" halves the state's memory, at some loss of precision;
         by default the state has the optimizer's own type.
       name: of the optimizer.
@@ -339,7 +339,7 @@ class LearnedOptimizer(StoredOptimizer):
 
 
 def _private_copy(optimizer: Any) -> Optimizer:
-  """Loads the optimizer, or copies it: later training elsewhere leaves it alone."""
+  """Loads or copies the optimizer, so that training it elsewhere does not change it."""
   if isinstance(optimizer, Optimizer):
     return copy.deepcopy(optimizer)
   if isinstance(optimizer, (str, os.PathLike)):

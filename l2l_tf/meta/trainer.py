@@ -12,6 +12,7 @@ import tensorflow as tf
 from l2l_tf import dtypes, seeds
 from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.curriculum import Curriculum, check_lengths
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT, Window
 from l2l_tf.meta.objective import MetaObjective, all_ones
 from l2l_tf.optimizers import Adam, Optimizer
@@ -48,6 +49,7 @@ class MetaTrainer(tf.Module):
     meta_batch_size: int = 1,
     relative_loss: bool = False,
     objective: MetaObjective | None = None,
+    curriculum: Curriculum | None = None,
   ):
     """Initializes the states of the meta-optimizer and of the meta-gradient.
 
@@ -69,6 +71,8 @@ class MetaTrainer(tf.Module):
         early ones.
       objective: the meta-loss and its clipping in one object, in place of `clip_norm`,
         `relative_loss` and the weights of `TruncatedBPTT`.
+      curriculum: the lengths of each episode and its windows, in place of `num_steps`
+        and `unroll_length`; these are then its longest ones.
 
     Raises:
       ValueError: if a size is not positive, `num_steps` is not a multiple of
@@ -76,7 +80,10 @@ class MetaTrainer(tf.Module):
         other.
     """
     super().__init__()
-    check_lengths(num_steps, unroll_length)
+    if curriculum is not None:
+      num_steps, unroll_length = curriculum.longest
+    else:
+      check_lengths(num_steps, unroll_length)
     if meta_batch_size < 1:
       raise ValueError(f"meta_batch_size={meta_batch_size} must be at least 1.")
     if jit_compile and meta_batch_size > 1:
@@ -100,6 +107,7 @@ class MetaTrainer(tf.Module):
     self.meta_gradient = meta_gradient
     self.num_steps = num_steps
     self.unroll_length = unroll_length
+    self.curriculum = curriculum
     self.seed = seed
     self.num_traces = 0
     self._meta_batch_size = meta_batch_size
@@ -139,7 +147,10 @@ class MetaTrainer(tf.Module):
       root mean squares, [num_steps]; and "diagnostics", a dict of scalars from the
       optimizer at the last step.
     """
-    lengths = self.num_steps // self.unroll_length, self.unroll_length
+    num_steps, length = self.num_steps, self.unroll_length
+    if self.curriculum is not None:
+      num_steps, length = self.curriculum.lengths(episode)
+    lengths = num_steps // length, length
     if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
       lengths = map(tf.constant, lengths)
     metrics = self._compiled(tf.constant(episode), *lengths)
@@ -274,9 +285,8 @@ class MetaTrainer(tf.Module):
       The window's mean over all tasks, and every group's carry and state after it.
     """
     problem = groups[0].problem  # the same in all
-    given = {"objective": self.objective, "seed": seed}
     run = lambda task, carry, state, length: self.meta_gradient(
-      problem, optimizer, task, carry, length, observe, state=state, **given
+      problem, optimizer, task, carry, length, observe, self.objective, state, seed
     )
     tasks = [group.task for group in groups]
     calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]
@@ -327,15 +337,6 @@ def _read(structure: Any, variables: list[tf.Variable]) -> Any:
 def _assign(variables: list[tf.Variable], values: Any) -> None:
   for variable, value in zip(variables, tf.nest.flatten(values), strict=True):
     variable.assign(value)
-
-
-def check_lengths(num_steps: int, unroll_length: int) -> None:
-  """Raises ValueError unless the windows tile the episode."""
-  if num_steps < 1 or unroll_length < 1 or num_steps % unroll_length:
-    raise ValueError(
-      f"num_steps={num_steps} must be a positive multiple of"
-      f" unroll_length={unroll_length}, so that whole windows tile an episode."
-    )
 
 
 def _observe(carry, updates):

@@ -1,10 +1,10 @@
 """A coordinate-wise optimizer that moves a block of coordinates at a time.
 
-An optimizer whose coordinates are independent does not care which tensor holds them,
-or how many it is given at once. All tensors are laid end to end and cut into equal
-blocks: blocks whose work stays in the cache are faster than all coordinates at once,
-and a step's temporary memory is that of one block. A model of many small layers costs
-no more calls than one of a few large ones.
+For a coordinate-wise optimizer it makes no difference which tensor a coordinate belongs
+to, or how many coordinates share a call. All tensors are concatenated and cut into
+equal blocks: blocks that fit the cache are faster than all coordinates at once, a
+step's temporary memory is that of one block, and many small layers cost no more calls
+than a few large ones.
 """
 
 from collections.abc import Callable, Sequence

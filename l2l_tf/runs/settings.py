@@ -40,6 +40,7 @@ class TrainingSettings:
   num_steps: int | None = None
   meta_batch_size: int = 1
   unroll_length: int | None = None
+  curriculum: str | None = None  # None: the two lengths above
   learning_rate: float | None = None
   schedule: str | None = None  # "cosine", the default, or "constant"
   meta_optimizer: str | None = None  # None: Adam
@@ -76,7 +77,7 @@ class TrainingSettings:
       **{k: self._or_of(recipe, k) for k in _OF_RECIPE},
       **self._optimizer(recipe),
       **self._meta_gradient(),
-      **self._meta_optimizer(recipe),
+      **(self._meta_optimizer(recipe) | self._curriculum()),
     )
 
   def _or_of(self, recipe: presets.Preset, name: str) -> Any:
@@ -114,6 +115,19 @@ class TrainingSettings:
     if self.meta_loss is not None:
       self._choice("meta_loss")
     return {"meta_gradient": text}
+
+  def _curriculum(self) -> dict[str, Any]:
+    if self.curriculum is None:
+      return {}
+    text = vocabulary.check(self.curriculum, "curriculum").text
+    lengths = ("num_steps", "unroll_length")
+    self._refuse(lengths, f"--curriculum={text}, which says the lengths itself")
+    if self.schedule == "cosine":
+      raise ValueError(
+        f"--schedule=cosine needs the number of updates, which --curriculum={text}"
+        " leaves open; give --schedule=constant."
+      )
+    return {"curriculum": text, "schedule": "constant"}
 
   def _meta_optimizer(self, recipe: presets.Preset) -> dict[str, Any]:
     values = {

@@ -15,6 +15,7 @@ import keras
 import tqdm
 
 from l2l_tf.evaluation import plots
+from l2l_tf.meta.curriculum import Curriculum, check_lengths
 from l2l_tf.meta.gradients import TruncatedBPTT
 from l2l_tf.meta.objective import (
   MetaObjective,
@@ -25,7 +26,7 @@ from l2l_tf.meta.objective import (
   mean_loss,
 )
 from l2l_tf.meta.trace_graph import trace_graph
-from l2l_tf.meta.trainer import MetaTrainer, check_lengths
+from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import Adam, Optimizer
 from l2l_tf.runs import flagfile, messages, own_files, presets, vocabulary
 from l2l_tf.runs.settings import ARCHITECTURE, TrainingSettings
@@ -47,7 +48,7 @@ _PRESENTATION = ("log_period", "save_path", "trace_graph", "imports")
 _ENDING = ("evaluation_period", "patience")
 _HYPER_PARAMETERS = [
   "problem", "optimizer", "layers", "preprocess", "output_scale", "learning_rate",
-  "schedule", "meta_optimizer", "clip_norm", "num_steps", "unroll_length",
+  "schedule", "meta_optimizer", "clip_norm", "num_steps", "unroll_length", "curriculum",
   "meta_batch_size", "relative_loss", "second_derivatives", "meta_gradient", "seed",
 ]  # fmt: skip
 _META_LOSSES = {
@@ -131,6 +132,7 @@ def build_trainer(settings: TrainingSettings) -> MetaTrainer:
     seed=settings.seed,
     jit_compile=settings.jit_compile,
     meta_batch_size=settings.meta_batch_size,
+    curriculum=_build_curriculum(settings),
     **_objective(settings),
   )
 
@@ -155,6 +157,12 @@ def _build_meta_gradient(settings: TrainingSettings):
   if settings.meta_gradient is not None:
     return vocabulary.build(settings.meta_gradient, "meta_gradient")
   return TruncatedBPTT(second_derivatives=settings.second_derivatives)
+
+
+def _build_curriculum(settings: TrainingSettings) -> Curriculum | None:
+  if settings.curriculum is None:
+    return None
+  return vocabulary.build(settings.curriculum, "curriculum", {"seed": settings.seed})
 
 
 def _objective(settings: TrainingSettings) -> dict[str, Any]:

@@ -131,9 +131,14 @@ class TrainingRun:
     }
     if trainer.estimator_state_variables:
       groups["meta_gradient"] = trainer.estimator_state_variables
+    self._curriculum = getattr(trainer, "curriculum", None)
+    if self._curriculum is not None and self._curriculum.variables:
+      groups["curriculum"] = self._curriculum.variables
     self._checkpointer = checkpoint.Checkpointer(self._path / _CHECKPOINTS, groups)
     self.resumed_from = self._checkpointer.restore()
     self._saved = self.resumed_from
+    # An episode has at least one window.
+    self._has_learned = int(self.num_skipped) < int(self.epoch)
     self._validations = Validations(self._path / VALIDATIONS, int(self.epoch))
     if np.isfinite(self.best_loss) and not self.export_path.exists():
       raise ConfigurationError(
@@ -189,15 +194,18 @@ class TrainingRun:
       seconds = time.perf_counter() - before
       self.epoch.assign(number)
       self.num_skipped.assign_add(int(metrics["skipped"].sum()))
+      self._has_learned |= not metrics["skipped"].all()
       validation, is_best = None, False
       ends_period = number % self._period == 0
       if ends_period or number == self._num_epochs:
-        self._check_progress(len(metrics["skipped"]))
+        self._check_progress()
         validation, is_best = self._validate()
         if is_best:
           self._stale.assign(0)
         elif ends_period:  # A longer run would not have the last epoch's validation.
           self._stale.assign_add(1)
+        if ends_period and self._curriculum is not None:
+          self._curriculum.validated(_final_loss(validation))
       epoch = Epoch(number, metrics, validation, is_best, seconds)
       record(epoch)
       if validation is not None:
@@ -215,8 +223,8 @@ class TrainingRun:
         " save_path."
       )
 
-  def _check_progress(self, num_windows: int) -> None:
-    if int(self.num_skipped) == int(self.epoch) * num_windows:
+  def _check_progress(self) -> None:
+    if not self._has_learned:
       raise ValueError(
         f"All windows of {int(self.epoch)} epochs were skipped: the loss or its"
         f" gradient is never finite; check {type(self.trainer.problem).__name__}, or"
@@ -225,7 +233,7 @@ class TrainingRun:
 
   def _validate(self) -> tuple[protocol.Curves, bool]:
     curves = self._runner(self.trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
-    loss = curves.losses[:, -1].mean(dtype=np.float64)
+    loss = _final_loss(curves)
     is_best = bool(np.isfinite(loss) and loss < self.best_loss)
     if is_best:
       self.best_loss.assign(loss)
@@ -233,6 +241,10 @@ class TrainingRun:
         export.save(self.trainer.optimizer, self.export_path)
     self._validations.add(int(self.epoch), curves.losses.mean(axis=0))
     return curves, is_best
+
+
+def _final_loss(curves: protocol.Curves) -> float:
+  return float(curves.losses[:, -1].mean(dtype=np.float64))
 
 
 def finished_epochs(save_path: str | os.PathLike[str]) -> int:

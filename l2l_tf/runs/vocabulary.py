@@ -27,6 +27,7 @@ KINDS = {
   "meta_gradient": _Kind(
     "meta/gradients", ("MetaGradient", "TruncatedBPTT"), "a meta-gradient"
   ),
+  "curriculum": _Kind("meta/curriculum", ("Curriculum",), "a curriculum"),
 }
 # Rooms of names that can only be arguments; all registered classes can be, too.
 _ARGUMENTS = {"preprocess": (), "problems/data/datasets": ("Dataset",)}
@@ -142,14 +143,15 @@ def callable_of(expression: Expression, kind: str) -> Callable[..., Any]:
 def resolve(name: str) -> Any:
   """Returns the object with a name in the package, or with a registered name."""
   from l2l_tf import optimizers, preprocess, problems
-  from l2l_tf.meta import gradients
+  from l2l_tf.meta import curriculum, gradients
   from l2l_tf.problems.data import datasets
 
   registered = registry.registered()
   if name in registered:
     return registered[name]
   if name in _nested():
-    for room in (optimizers, problems, gradients, preprocess, datasets):
+    rooms = optimizers, problems, gradients, curriculum, preprocess, datasets
+    for room in rooms:
       if hasattr(room, name):
         return getattr(room, name)
   raise ValueError(f"{expressions.unknown(name, {*_nested(), *registered})}.")
@@ -173,9 +175,14 @@ def _build_own(expression: Expression, kind: str, defaults, everywhere) -> Any:
 def _base(kind: str) -> type:
   """Returns the class of which everything of a kind is an instance."""
   from l2l_tf import optimizers, problems
-  from l2l_tf.meta import gradients
+  from l2l_tf.meta import curriculum, gradients
 
-  rooms = {"optimizer": optimizers, "problem": problems, "meta_gradient": gradients}
+  rooms = {
+    "optimizer": optimizers,
+    "problem": problems,
+    "meta_gradient": gradients,
+    "curriculum": curriculum,
+  }
   return next(
     getattr(rooms[kind], name)
     for name in KINDS[kind].bases

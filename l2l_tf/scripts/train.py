@@ -133,6 +133,15 @@ flags.DEFINE_bool(
   "Whether to differentiate the optimizee's gradients too; by default not.",
 )
 flags.DEFINE_string(
+  "curriculum",
+  None,
+  "How long episodes and windows are, in place of --num_steps and --unroll_length, as"
+  " in 'Growing(stages=((20, 20), (100, 20), (500, 50)))', or a class of"
+  " path/to/file.py:MyCurriculum(); it goes with --schedule=constant; by default the"
+  " same in every episode. There are:\n"
+  f"{vocabulary.describe('curriculum')}",
+)
+flags.DEFINE_string(
   "meta_gradient",
   None,
   "How the gradient of the meta-loss is computed, in place of"
@@ -208,6 +217,7 @@ launch.problem("problem")
 launch.expression("optimizer", "optimizer")
 launch.expression("meta_optimizer", "optimizer")
 launch.expression("meta_gradient", "meta_gradient")
+launch.expression("curriculum", "curriculum")
 launch.files("imports")
 launch.positive_number("learning_rate")
 flags.register_validator(

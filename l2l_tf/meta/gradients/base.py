@@ -94,8 +94,6 @@ class MetaGradient(abc.ABC):
   ) -> tuple[Window, Any]:
     """Runs one window and estimates the gradient of its meta-loss.
 
-    The trainer gives the last three by keyword.
-
     Args:
       problem: the optimizee.
       optimizer: whose phi to differentiate with respect to; `optimizer.with_phi` runs
