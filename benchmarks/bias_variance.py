@@ -1,9 +1,9 @@
 """Measures bias and noise of meta-gradients against window and horizon, on digits.
 
 The optimizee is a net of 20 units on scikit-learn's digits, the optimizer a small LSTM
-that is trained for a moment first. Over an episode with phi fixed, a method's estimate
-is the mean of its windows' gradients; the truth is the gradient through the whole
-episode, back-propagated with second derivatives, and the mean over tasks.
+(RNNprop) that is trained for a moment first. Over an episode with phi fixed, a method's
+estimate is the mean of its windows' gradients; the truth is the gradient through the
+whole episode, back-propagated with second derivatives, and the mean over tasks.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from l2l_tf.meta.gradients import (
   MetaGradient,
   TruncatedBPTT,
 )
-from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, Optimizer
+from l2l_tf.optimizers import Adam, Optimizer, RNNprop
 from l2l_tf.problems import Problem, TaskBatch, digits_mlp
 
 _TASKS = 16  # of a draw; for an estimator from particles as many pairs
@@ -132,7 +132,7 @@ def _flat(window) -> np.ndarray:
 
 def _trained() -> Optimizer:
   """Returns an optimizer whose updates help already."""
-  optimizer = CoordinatewiseLSTM((5,), "log_and_sign", output_scale=0.1)
+  optimizer = RNNprop((4,))
   trainer = MetaTrainer(
     digits_mlp(), optimizer, Adam(0.01), num_steps=40, clip_norm=1.0, meta_batch_size=4
   )
