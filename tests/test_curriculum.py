@@ -115,6 +115,9 @@ def test_flags_that_do_not_fit_are_refused(given, message):
 def test_the_flag_names_a_curriculum_and_makes_the_schedule_constant():
   settings = TrainingSettings(curriculum=GROWING).resolved()
   assert (settings.curriculum, settings.schedule) == (GROWING, "constant")
+  assert settings.resolved() == settings  # as a flagfile of the run repeats it
+  own = TrainingSettings(curriculum=GROWING, meta_optimizer="Adam(0.01)").resolved()
+  assert own.resolved() == own
   settings = TrainingSettings(curriculum="RandomHorizon(20, 100)", seed=5).resolved()
   built = training.build_trainer(settings)
   expected = RandomHorizon(20, 100, seed=5)

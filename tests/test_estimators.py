@@ -217,6 +217,14 @@ def test_merging_varies_no_more_than_the_better_of_the_two():
   assert np.all(np.abs(np.mean(merged, axis=0) - 1) < 3 * better / 2000**0.5)
 
 
+def test_merging_leaves_out_what_is_not_finite_or_has_no_derivative():
+  first = np.array([[1.0, np.nan, 0.0], [1.5, 2.0, 0.0], [2.0, 2.0, 0.0]])
+  second = np.array([[1.0, 3.0, 4.0], [9.0, 5.0, 6.0], [5.0, 1.0, 8.0]])
+  merged = merge(first, second)
+  np.testing.assert_allclose(merged[1:], [3.0, 6.0])
+  assert 1.5 < merged[0] < 2.0
+
+
 def test_merging_what_does_not_vary_takes_the_first():
   constant = tf.ones([4, 2])
   np.testing.assert_array_equal(merge(constant, 3 * constant), [1, 1])
@@ -431,6 +439,45 @@ def test_horizons_are_drawn_log_uniformly():
 # What goes wrong
 
 
+@pytest.mark.parametrize("make", [PES, EvolutionStrategies, Merged])
+def test_relative_losses_of_diverged_particles_skip_no_window(make):
+  optimizer = LearnedMomentum()
+  optimizer.phi.assign([3.0, 0.0])
+  trainer = l2l_tf.MetaTrainer(
+    Bowl(), optimizer, SGD(1e-9), make(pairs=2, stddev=0.1),
+    num_steps=1200, unroll_length=300, relative_loss=True,
+  )  # fmt: skip
+  metrics = trainer.train_episode(0)
+  assert not metrics["skipped"].any() and np.all(metrics["diverged"] > 0)
+
+
+def test_weights_of_low_precision_have_finite_estimates():
+  optimizer = CoordinatewiseLSTM((3,), output_scale=0.1, dtype="float16")
+  trainer = l2l_tf.MetaTrainer(
+    Quadratic(2, 3), optimizer, SGD(1e-3), AnalyticPES(pairs=2, stddev=0.05),
+    num_steps=4, unroll_length=2, clip_norm=1.0,
+  )  # fmt: skip
+  metrics = trainer.train_episode(0)
+  assert np.all(np.isfinite(metrics["meta_gradient_norm"]))
+  assert not metrics["skipped"].any()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_trainer_compiled_by_xla_estimates_the_same(jit_compile):
+  trainer = l2l_tf.MetaTrainer(
+    Bowl(), LearnedMomentum(), SGD(1e-9), PES(pairs=2, stddev=0.1, horizon=8),
+    num_steps=12, unroll_length=4, jit_compile=jit_compile,
+  )  # fmt: skip
+  metrics = [trainer.train_episode(i) for i in range(2)]
+  found = [m["meta_gradient_norm"] for m in metrics]
+  plain = l2l_tf.MetaTrainer(
+    Bowl(), LearnedMomentum(), SGD(1e-9), PES(pairs=2, stddev=0.1, horizon=8),
+    num_steps=12, unroll_length=4,
+  )  # fmt: skip
+  expected = [plain.train_episode(i)["meta_gradient_norm"] for i in range(2)]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_diverged_particles_count_as_the_bound():
   optimizer = LearnedMomentum()
   optimizer.phi.assign([3.0, 0.0])  # theta' = -19 theta or so: beyond 1e308 and NaN
@@ -453,6 +500,8 @@ def test_diverged_particles_count_as_the_bound():
     (lambda: EvolutionStrategies(pairs=0), "a whole number of pairs, at least 1"),
     (lambda: Merged(pairs=1), "Merged got pairs=1; variances need at least 2"),
     (lambda: PES(loss_bound=0.0), "loss_bound=0.0; it must be positive"),
+    (lambda: PES(loss_bound=float("inf")), "loss_bound=inf; it must be positive and"),
+    (lambda: PES(pairs=8.0), "PES got pairs=8.0; particles come in antithetic"),
     (lambda: PES(horizon=(9, 3)), r"horizon=\(9, 3\); give the steps"),
     (lambda: MetaObjective(last_only, function=tf.size), "a function and weights"),
   ],
@@ -467,6 +516,11 @@ def test_wrong_arguments_are_refused_in_one_sentence(build, message):
   [
     (PES(horizon=3), {}, "PES got a horizon of 3 steps, shorter than the window of 20"),
     (NRES(), {"meta_batch_size": 2}, "NRES draws its own tasks, one for each of its"),
+    (
+      PES(),
+      {"curriculum": l2l_tf.RandomHorizon(20, 40)},
+      "PES has episodes of its own",
+    ),
   ],
 )
 def test_settings_that_do_not_fit_together_are_refused(estimator, settings, message):

@@ -73,6 +73,13 @@ def test_a_function_that_is_a_weighted_sum_has_its_gradient():
     np.testing.assert_allclose(one[name], two[name], rtol=1e-5)
 
 
+def test_a_function_that_is_no_scalar_is_refused():
+  with pytest.raises(
+    ValueError, match=r"function returned shape \(.*\); it must return"
+  ):
+    episode(lambda curve: curve.losses)
+
+
 def test_recorded_gradients_serve_weighted_sums_alone():
   with pytest.raises(ValueError, match="and weighted sums of losses; give Truncated"):
     episode(mean_loss, meta_gradient=RecordedBPTT())

@@ -16,7 +16,7 @@ from l2l_tf import seeds
 class Lengths(NamedTuple):
   """Of one episode."""
 
-  num_steps: int  # a multiple of `unroll_length`
+  num_steps: int  # whole windows
   unroll_length: int  # steps per window
 
 
@@ -29,7 +29,7 @@ class Curriculum(tf.Module, abc.ABC):
   @property
   @abc.abstractmethod
   def longest(self) -> Lengths:
-    """The longest episode and the longest window that may come."""
+    """The longest episode and the longest window that may come, perhaps of another."""
 
   @abc.abstractmethod
   def lengths(self, episode: int) -> Lengths:

@@ -133,9 +133,19 @@ class MetaObjective:
     return self.function is None
 
   def of_curve(self, curve: Curve) -> tf.Tensor:
-    """Returns the meta-loss of one window, a scalar, not yet relative to its start."""
+    """Returns the meta-loss of one window, a scalar, not yet relative to its start.
+
+    Raises:
+      ValueError: if the function returns anything else than a scalar.
+    """
     if self.function is not None:
-      return self.function(curve)
+      value = tf.convert_to_tensor(self.function(curve))
+      if value.shape.rank != 0:
+        raise ValueError(
+          f"The meta-objective's function returned shape {value.shape}; it must return"
+          " a scalar, so reduce it, e.g. with tf.reduce_mean."
+        )
+      return tf.cast(value, curve.losses.dtype)
     losses = curve.losses
     return tf.reduce_sum(self.step_weights(tf.shape(losses)[0], losses.dtype) * losses)
 

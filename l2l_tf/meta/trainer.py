@@ -72,7 +72,8 @@ class MetaTrainer(tf.Module):
       objective: the meta-loss and its clipping in one object, in place of `clip_norm`,
         `relative_loss` and the weights of `TruncatedBPTT`.
       curriculum: the lengths of each episode and its windows, in place of `num_steps`
-        and `unroll_length`; these are then its longest ones.
+        and `unroll_length`; these are then its longest ones. With `jit_compile` every
+        new length is compiled.
 
     Raises:
       ValueError: if a size is not positive, `num_steps` is not a multiple of
@@ -95,6 +96,11 @@ class MetaTrainer(tf.Module):
       raise ValueError(
         f"{type(meta_gradient).__name__} draws its own tasks, one for each of its"
         f" pairs; leave out meta_batch_size={meta_batch_size} and give more pairs."
+      )
+    if meta_gradient.draws_tasks and curriculum is not None:
+      raise ValueError(
+        f"{type(meta_gradient).__name__} has episodes of its own, which a curriculum"
+        " does not reach; leave it out, and give horizon=(least, most) to vary them."
       )
     if not optimizer.trainable_variables:
       raise ValueError(
@@ -150,6 +156,7 @@ class MetaTrainer(tf.Module):
     num_steps, length = self.num_steps, self.unroll_length
     if self.curriculum is not None:
       num_steps, length = self.curriculum.lengths(episode)
+      check_lengths(num_steps, length)
     lengths = num_steps // length, length
     if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
       lengths = map(tf.constant, lengths)

@@ -74,11 +74,17 @@ class TrainingSettings:
       self,
       problem=self.problem if is_preset else recipe.problem,
       save_path=os.path.expanduser(path),  # Shells leave --save_path=~/x alone.
-      **{k: self._or_of(recipe, k) for k in _OF_RECIPE},
+      **self._of_recipe(recipe),
       **self._optimizer(recipe),
       **self._meta_gradient(),
-      **(self._meta_optimizer(recipe) | self._curriculum()),
+      **self._with_curriculum(self._meta_optimizer(recipe)),
     )
+
+  def _of_recipe(self, recipe: presets.Preset) -> dict[str, Any]:
+    own = {k: self._or_of(recipe, k) for k in _OF_RECIPE}
+    if self.curriculum is not None:  # It says the lengths.
+      del own["num_steps"], own["unroll_length"]
+    return own
 
   def _or_of(self, recipe: presets.Preset, name: str) -> Any:
     own = getattr(self, name)
@@ -116,9 +122,9 @@ class TrainingSettings:
       self._choice("meta_loss")
     return {"meta_gradient": text}
 
-  def _curriculum(self) -> dict[str, Any]:
+  def _with_curriculum(self, values: dict[str, Any]) -> dict[str, Any]:
     if self.curriculum is None:
-      return {}
+      return values
     text = vocabulary.check(self.curriculum, "curriculum").text
     lengths = ("num_steps", "unroll_length")
     self._refuse(lengths, f"--curriculum={text}, which says the lengths itself")
@@ -127,7 +133,9 @@ class TrainingSettings:
         f"--schedule=cosine needs the number of updates, which --curriculum={text}"
         " leaves open; give --schedule=constant."
       )
-    return {"curriculum": text, "schedule": "constant"}
+    if "schedule" in values:
+      values["schedule"] = "constant"
+    return {**values, "curriculum": text, **dict.fromkeys(lengths)}
 
   def _meta_optimizer(self, recipe: presets.Preset) -> dict[str, Any]:
     values = {

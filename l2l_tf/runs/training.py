@@ -94,7 +94,11 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
   Raises:
     ConfigurationError: as in `TrainingRun`.
   """
-  depends_on_length = settings.schedule == "cosine"
+  may_change = _ENDING
+  if settings.curriculum is not None:  # It may follow the validations.
+    may_change = ("patience",)
+  if settings.schedule != "cosine":
+    may_change = ("num_epochs", *may_change)
   try:
     return TrainingRun(
       build_trainer(settings),
@@ -104,7 +108,7 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
       evaluation_period=settings.evaluation_period,
       evaluation_epochs=settings.evaluation_epochs,
       patience=settings.patience,
-      may_change=_ENDING if depends_on_length else ("num_epochs", *_ENDING),
+      may_change=may_change,
     )
   except ConfigurationError as e:
     export_path = pathlib.Path(settings.save_path, OPTIMIZER)
@@ -121,18 +125,20 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
 
 def build_trainer(settings: TrainingSettings) -> MetaTrainer:
   """Builds the trainer that the settings describe."""
-  check_lengths(settings.num_steps, settings.unroll_length)
+  if settings.curriculum is not None:
+    lengths = {"curriculum": _build_curriculum(settings)}
+  else:
+    lengths = {k: getattr(settings, k) for k in ("num_steps", "unroll_length")}
+    check_lengths(**lengths)
   return MetaTrainer(
     presets.get(settings.problem).make_problem(),
     build_optimizer(settings),
     _build_meta_optimizer(settings),
     _build_meta_gradient(settings),
-    num_steps=settings.num_steps,
-    unroll_length=settings.unroll_length,
     seed=settings.seed,
     jit_compile=settings.jit_compile,
     meta_batch_size=settings.meta_batch_size,
-    curriculum=_build_curriculum(settings),
+    **lengths,
     **_objective(settings),
   )
 
@@ -159,9 +165,7 @@ def _build_meta_gradient(settings: TrainingSettings):
   return TruncatedBPTT(second_derivatives=settings.second_derivatives)
 
 
-def _build_curriculum(settings: TrainingSettings) -> Curriculum | None:
-  if settings.curriculum is None:
-    return None
+def _build_curriculum(settings: TrainingSettings) -> Curriculum:
   return vocabulary.build(settings.curriculum, "curriculum", {"seed": settings.seed})
 
 

@@ -137,8 +137,9 @@ class TrainingRun:
     self._checkpointer = checkpoint.Checkpointer(self._path / _CHECKPOINTS, groups)
     self.resumed_from = self._checkpointer.restore()
     self._saved = self.resumed_from
-    # An episode has at least one window.
-    self._has_learned = int(self.num_skipped) < int(self.epoch)
+    # An episode has at least one window, and a validation follows a finite one.
+    is_validated = bool(np.isfinite(self.best_loss))
+    self._has_learned = is_validated or int(self.num_skipped) < int(self.epoch)
     self._validations = Validations(self._path / VALIDATIONS, int(self.epoch))
     if np.isfinite(self.best_loss) and not self.export_path.exists():
       raise ConfigurationError(

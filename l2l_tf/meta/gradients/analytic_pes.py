@@ -14,6 +14,7 @@ from l2l_tf.meta.gradients.particles import (
   antithetic,
   inner_product,
   scaled,
+  without_explosions,
 )
 
 
@@ -45,7 +46,7 @@ class AnalyticPES(Particles):
     return unroll.second_order if self.second_derivatives else unroll.first_order
 
   def estimate(self, run, phi, noise, lanes, analytic):
-    former = lanes.memory  # xi_{t-1}
+    former, analytic = lanes.memory, without_explosions(analytic)  # xi_{t-1}, p_t
     ran = run(antithetic(phi, noise), lanes.carries[:2])
     up, down = ran.meta_losses
     along = tf.cast(inner_product(noise, analytic), up.dtype)

@@ -135,7 +135,8 @@ class Runner:
     lanes = self.task, [list(phi) for phi in weights], list(carries)
     if is_vectorised(self.problem, self.optimizer, lanes):
       ran = self._window(vectorised, evaluate, *lanes)
-      return ran._replace(observed=tf.nest.map_structure(tf.transpose, ran.observed))
+      lanes_first = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+      return ran._replace(observed=tf.nest.map_structure(lanes_first, ran.observed))
     alone = lambda function, lane: function(lane)
     return stack([self._window(alone, evaluate, *lane) for lane in unstack(lanes)])
 
@@ -153,10 +154,11 @@ class Runner:
     particles = zip(starts, ends, [losses for losses, _ in seen], strict=True)
     scored = [self._scored(each, *particle) for particle in particles]
     ends, meta_losses, has_diverged = zip(*scored)
+    meta_losses = _finite(meta_losses)
     mean = lambda *x: tf.add_n(x) / len(x)
     observed = tf.nest.map_structure(mean, *[observed for _, observed in seen])
     diverged = tf.add_n([tf.cast(x, tf.int32) for x in has_diverged])
-    return Ran(ends, list(meta_losses), observed, diverged)
+    return Ran(ends, meta_losses, observed, diverged)
 
   def _started(self, task, weights, carries, evaluate):
     """Begins the particles of a lane anew where their phi makes the start."""
@@ -183,10 +185,17 @@ class Runner:
   def _scored(self, each, start, end, losses):
     """Returns a particle's carry, its meta-loss, and whether it has diverged."""
     (losses,) = dtypes.for_sum([losses])
-    unit = tf.maximum(tf.abs(tf.cast(start.first_loss, losses.dtype)), 1.0)
+    unit = tf.abs(tf.cast(start.first_loss, losses.dtype))
+    unit = tf.where(unit < float("inf"), tf.maximum(unit, 1.0), 1.0)
     bound = self.loss_bound * unit
-    is_bad = ~(tf.abs(losses) < float("inf")) | (losses > bound)
-    losses = tf.transpose(tf.where(is_bad, bound, losses))
+    is_bad = lambda losses: ~(tf.abs(losses) < float("inf")) | (losses > bound)
+    bounded = lambda losses: tf.where(is_bad(losses), bound, losses)
+    has_diverged = tf.reduce_any(is_bad(losses), axis=0)
+    losses = tf.transpose(bounded(losses))
+    # A particle may have diverged in a window before.
+    former = tf.cast(start.loss, losses.dtype), tf.cast(start.first_loss, losses.dtype)
+    loss, first_loss = map(bounded, former)
+    start = start._replace(loss=loss, first_loss=first_loss)
 
     def score(lane):
       start, end, losses = lane
@@ -196,7 +205,13 @@ class Runner:
       return with_least(end, losses), value
 
     end, value = each(score, (start, end, losses))
-    return end, value, tf.reduce_any(is_bad, axis=0)
+    return end, value, has_diverged
+
+
+def _finite(meta_losses: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+  """Puts zeros where any of a lane is not finite, which then estimates nothing."""
+  is_finite = tf.reduce_all(tf.math.is_finite(tf.stack(meta_losses)), axis=0)
+  return [tf.where(is_finite, x, tf.zeros_like(x)) for x in meta_losses]
 
 
 def is_vectorised(problem: Problem, optimizer: Optimizer, lanes: Any) -> bool:

@@ -61,12 +61,18 @@ def merge(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
   """Returns the inverse-variance weighted mean of two estimates.
 
   Args:
-    first: samples [P, ...]; where neither varies, their mean is returned.
+    first: samples [P, ...]; where neither varies, their mean is returned. A weight for
+      which one of them is not finite, or all are zero (as where the meta-loss has no
+      derivative), takes the mean of the second.
     second: samples of the same shape.
   """
+  is_lost = ~tf.reduce_all(tf.math.is_finite(first), axis=0)
+  is_lost |= tf.reduce_all(tf.equal(first, 0), axis=0)
+  first = tf.where(is_lost, tf.zeros_like(first), first)
   (one, one_variance), (two, two_variance) = (
     tf.nn.moments(x, axes=[0]) for x in (first, second)
   )
   total = one_variance + two_variance
   share = tf.where(total > 0, tf.math.divide_no_nan(two_variance, total), 1)
+  share = tf.where(is_lost, tf.zeros_like(share), share)
   return share * one + (1 - share) * two

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from l2l_tf import seeds
+from l2l_tf import dtypes, seeds
 from l2l_tf.meta import execution, unroll
 from l2l_tf.meta.gradients import lanes as lanes_lib
 from l2l_tf.meta.gradients.base import MetaGradient, Window
@@ -46,9 +46,11 @@ class Particles(MetaGradient, abc.ABC):
     stddev: standard deviation of the perturbation of each weight (sigma).
     horizon: steps of an episode; or two numbers, between which it is drawn
       log-uniformly; by default the trainer's `num_steps`.
-    loss_bound: a particle has diverged if its loss is not finite, or above this many
-      times the loss where its episode started (or times 1, if that loss is lower). Such
-      a loss counts as this bound. The trainer counts them in its metric "diverged".
+    loss_bound: a particle has diverged if its loss (or the problem's own meta-loss) is
+      not finite, or above this many times the loss where its episode started (or times
+      1, if that loss is lower). Such a loss counts as this bound. The trainer counts
+      them in its metric "diverged". If a particle's meta-loss is still not finite, its
+      lane estimates nothing in that window.
   """
 
   pairs: int = 8
@@ -64,7 +66,8 @@ class Particles(MetaGradient, abc.ABC):
 
   def __post_init__(self):
     name = type(self).__name__
-    if self.pairs != int(self.pairs) or self.pairs < 1:
+    is_whole = isinstance(self.pairs, int) and not isinstance(self.pairs, bool)
+    if not is_whole or self.pairs < 1:
       raise ValueError(
         f"{name} got pairs={self.pairs}; particles come in antithetic pairs, so their"
         " number is even: give a whole number of pairs, at least 1."
@@ -74,8 +77,10 @@ class Particles(MetaGradient, abc.ABC):
         f"{name} got stddev={self.stddev}; without a perturbation there is nothing to"
         " estimate from, so give a positive number such as 0.01."
       )
-    if not self.loss_bound > 0:
-      raise ValueError(f"{name} got loss_bound={self.loss_bound}; it must be positive.")
+    if not 0 < self.loss_bound < float("inf"):
+      raise ValueError(
+        f"{name} got loss_bound={self.loss_bound}; it must be positive and finite."
+      )
     self._horizons(num_steps=1)
 
   @abc.abstractmethod
@@ -164,10 +169,7 @@ class Particles(MetaGradient, abc.ABC):
     return self._window(found), next_lanes
 
   def _back_propagated(self, problem, optimizer, lanes, length, objective):
-    """Returns each lane's gradient, and where its unperturbed particle ended.
-
-    A lane whose gradient is not finite has zeros.
-    """
+    """Returns each lane's gradient, and where its unperturbed particle ended."""
     if not self.back_propagates:
       return [], ()
     taped = TapedBPTT(self.second_derivatives)
@@ -179,8 +181,7 @@ class Particles(MetaGradient, abc.ABC):
       _, gradient = objective.in_units(
         window.meta_loss, window.meta_gradient, carry.loss
       )
-      is_finite = tf.math.is_finite(tf.linalg.global_norm(gradient))
-      return [tf.where(is_finite, g, tf.zeros_like(g)) for g in gradient], window.carry
+      return gradient, window.carry
 
     tasks, carries = map(lanes_lib.unstack, (lanes.task, lanes.carries[-1]))
     calls = [(task, carry, length) for task, carry in zip(tasks, carries)]
@@ -223,9 +224,11 @@ class Particles(MetaGradient, abc.ABC):
   def _noise(self, optimizer, seed) -> Weights:
     phi = optimizer.get_phi()
     keys = seeds.split(seed, len(phi))
-    draw = lambda w, key: seeds.normal(
-      [self.pairs, *w.shape], key, self.stddev, w.dtype
-    )
+
+    def draw(w, key):
+      shape, dtype = [self.pairs, *w.shape], dtypes.of_sum([w])
+      return tf.cast(seeds.normal(shape, key, self.stddev, dtype), w.dtype)
+
     return [draw(w, key) for w, key in zip(phi, keys)]
 
   def _horizons(self, num_steps: int) -> tuple[int, int]:
@@ -253,13 +256,21 @@ def unperturbed(phi: Sequence[tf.Tensor], noise: Weights) -> Weights:
 def scaled(factor: tf.Tensor, weights: Weights) -> Weights:
   """Multiplies each lane's tensors by its entry of `factor` [P]."""
   expand = lambda x: tf.reshape(factor, [-1] + [1] * (x.shape.rank - 1))
-  return [tf.cast(expand(x), x.dtype) * x for x in weights]
+  return [tf.cast(expand(x) * tf.cast(x, factor.dtype), x.dtype) for x in weights]
 
 
 def inner_product(one: Weights, other: Weights) -> tf.Tensor:
   """Returns each lane's sum of products, [P]."""
   product = lambda x, y: tf.reduce_sum(x * y, axis=list(range(1, x.shape.rank)))
-  return tf.add_n([product(x, y) for x, y in zip(one, other)])
+  pairs = zip(dtypes.for_sum(one), dtypes.for_sum(other), strict=True)
+  return dtypes.add([product(x, y) for x, y in pairs])
+
+
+def without_explosions(analytic: Weights) -> Weights:
+  """Puts zeros in place of the gradients of those lanes that have one not finite."""
+  norms = inner_product(analytic, analytic)
+  is_finite = lambda x: lanes_lib.expanded(tf.math.is_finite(norms), x)
+  return [tf.where(is_finite(x), x, tf.zeros_like(x)) for x in analytic]
 
 
 def _size(lanes: Lanes) -> int:
