@@ -112,7 +112,7 @@ def test_ones_own_classes_are_trained_killed_resumed_and_evaluated(
   named = "--optimizer=CoordinatewiseLSTM(preprocess=Halves()),Scaled"
   short = "--num_steps=4", "--num_epochs=2", "--plot=false"
   ended = forks.run("evaluate", flags[0], export, rule, *short, cwd=tmp_path)
-  assert ended.code == 0, ended.err  # It may warn of a checkpoint that was cut short.
+  assert ended.code == 0 and not ended.err
   found = rows(path / "evaluation" / "summary.csv")
   names = {row["optimizer"] for row in found}
   assert names == {"Scaled (mine_make_problem)", rule.partition("=")[2]}
@@ -121,7 +121,7 @@ def test_ones_own_classes_are_trained_killed_resumed_and_evaluated(
   ended.assert_mistake("'Scaled', which is not registered", "--imports=path/to/file.py")
   imports = "--imports=mine.py"
   ended = forks.run("evaluate", imports, named, *short, "--num_epochs=1", cwd=tmp_path)
-  assert ended.code == 0, ended.err  # It may warn of a checkpoint that was cut short.
+  assert ended.code == 0 and not ended.err
   forks.run("evaluate", named, cwd=tmp_path).assert_mistake("'Halves' is unknown")
   ended = forks.run("diagnose", export, imports, "--plot=false", cwd=tmp_path)
   assert ended.code == 0 and ended.out.startswith(f"Scaled of {files[0]}")
@@ -130,7 +130,7 @@ def test_ones_own_classes_are_trained_killed_resumed_and_evaluated(
     "--problem=simple", "--num_epochs=1", "--num_steps=2", "--unroll_length=2",
     cwd=tmp_path,
   )  # fmt: skip
-  assert ended.code == 0, ended.err  # It may warn of a checkpoint that was cut short.
+  assert ended.code == 0 and not ended.err
 
 
 def test_an_optimizer_that_could_not_be_exported_is_not_trained(forks, mine, tmp_path):
