@@ -7,7 +7,6 @@ import dataclasses
 
 import tensorflow as tf
 
-from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients.particles import (
   Estimate,
   Particles,
@@ -40,10 +39,6 @@ class AnalyticPES(Particles):
 
   num_kept = 3  # plus, minus and unperturbed
   back_propagates = True
-
-  @property
-  def evaluate(self):
-    return unroll.second_order if self.second_derivatives else unroll.first_order
 
   def estimate(self, run, phi, noise, lanes, analytic):
     former, analytic = lanes.memory, without_explosions(analytic)  # xi_{t-1}, p_t

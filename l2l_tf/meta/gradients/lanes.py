@@ -123,30 +123,28 @@ class Runner:
     self,
     weights: Sequence[Weights],
     carries: Sequence[unroll.Carry],
-    evaluate: Callable = unroll.first_order,
   ) -> Ran:
     """Runs one window.
 
     Args:
       weights: of each particle of a lane.
       carries: where each of them starts.
-      evaluate: `unroll.first_order`, or `unroll.second_order` below a tape.
     """
     lanes = self.task, [list(phi) for phi in weights], list(carries)
     if is_vectorised(self.problem, self.optimizer, lanes):
-      ran = self._window(vectorised, evaluate, *lanes)
+      ran = self._window(vectorised, *lanes)
       lanes_first = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
       return ran._replace(observed=tf.nest.map_structure(lanes_first, ran.observed))
     alone = lambda function, lane: function(lane)
-    return stack([self._window(alone, evaluate, *lane) for lane in unstack(lanes)])
+    return stack([self._window(alone, *lane) for lane in unstack(lanes)])
 
-  def _window(self, each, evaluate, task, weights, carries) -> Ran:
+  def _window(self, each, task, weights, carries) -> Ran:
     """Runs one lane's window; or that of all, if `each` vectorises a function."""
     starts = carries
     if self.optimizer.learns_start:
-      start = lambda lane: self._started(*lane, evaluate)
+      start = lambda lane: self._started(*lane)
       starts = each(start, (task, weights, carries))
-    step = lambda lane: self._step(*lane, evaluate)
+    step = lambda lane: self._step(*lane)
     take = lambda carries: each(step, (task, weights, carries))
     see = lambda lane: [self._see(lane[0], c, c.grads) for c in lane[1]]
     structure = each(see, (task, starts))  # traced for its types alone
@@ -160,21 +158,19 @@ class Runner:
     diverged = tf.add_n([tf.cast(x, tf.int32) for x in has_diverged])
     return Ran(ends, meta_losses, observed, diverged)
 
-  def _started(self, task, weights, carries, evaluate):
+  def _started(self, task, weights, carries):
     """Begins the particles of a lane anew where their phi makes the start."""
     return [
-      unroll.with_learned_start(
-        self.problem, self.optimizer.with_phi(phi), task, carry, evaluate
-      )
+      unroll.with_learned_start(self.problem, self.optimizer.with_phi(phi), task, carry)
       for phi, carry in zip(weights, carries, strict=True)
     ]
 
-  def _step(self, task, weights, carries, evaluate):
+  def _step(self, task, weights, carries):
     """Takes one step of every particle of a lane."""
     ends, seen = [], []
     for phi, carry in zip(weights, carries, strict=True):
       optimizer = self.optimizer.with_phi(phi)
-      carry, updates = unroll.step(self.problem, optimizer, task, carry, evaluate)
+      carry, updates = unroll.step(self.problem, optimizer, task, carry)
       ends.append(carry)
       seen.append(self._see(task, carry, updates))
     return ends, seen
@@ -251,6 +247,6 @@ def joined(parts: Sequence[Any]) -> Any:
   return tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), *parts)
 
 
-def expanded(condition: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def expanded(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
   """Reshapes one value per lane, [P], to be used with a tensor [P, ...]."""
-  return tf.reshape(condition, [-1] + [1] * (like.shape.rank - 1))
+  return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))

@@ -8,7 +8,6 @@ import dataclasses
 
 import tensorflow as tf
 
-from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients.particles import Estimate, Particles, antithetic, scaled
 
 
@@ -41,10 +40,6 @@ class Merged(Particles):
     super().__post_init__()
     if self.pairs < 2:
       raise ValueError("Merged got pairs=1; variances need at least 2.")
-
-  @property
-  def evaluate(self):
-    return unroll.second_order if self.second_derivatives else unroll.first_order
 
   def estimate(self, run, phi, noise, lanes, analytic):
     (carry,) = lanes.carries

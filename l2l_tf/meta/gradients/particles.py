@@ -61,7 +61,8 @@ class Particles(MetaGradient, abc.ABC):
   draws_tasks = True
   num_kept = 2  # particles of a lane that go on after a window
   remembers = True  # whether perturbations are remembered from window to window
-  # Whether the window is back-propagated too, along the last of the particles kept.
+  # Whether the window is back-propagated too, along the last of the particles kept; a
+  # subclass that says so has the attribute `second_derivatives`.
   back_propagates = False
 
   def __post_init__(self):
@@ -82,6 +83,14 @@ class Particles(MetaGradient, abc.ABC):
         f"{name} got loss_bound={self.loss_bound}; it must be positive and finite."
       )
     self._horizons(num_steps=1)
+
+  @property
+  def evaluate(self):
+    return self._taped.evaluate if self.back_propagates else unroll.first_order
+
+  @property
+  def _taped(self) -> TapedBPTT:
+    return TapedBPTT(self.second_derivatives)
 
   @abc.abstractmethod
   def estimate(
@@ -172,12 +181,11 @@ class Particles(MetaGradient, abc.ABC):
     """Returns each lane's gradient, and where its unperturbed particle ended."""
     if not self.back_propagates:
       return [], ()
-    taped = TapedBPTT(self.second_derivatives)
 
     def one(task, carry, length):
       ignore = lambda carry, updates: ()
       arguments = problem, optimizer, task, carry, length, ignore, objective
-      window, _ = taped(*arguments)
+      window, _ = self._taped(*arguments)
       _, gradient = objective.in_units(
         window.meta_loss, window.meta_gradient, carry.loss
       )
@@ -255,8 +263,8 @@ def unperturbed(phi: Sequence[tf.Tensor], noise: Weights) -> Weights:
 
 def scaled(factor: tf.Tensor, weights: Weights) -> Weights:
   """Multiplies each lane's tensors by its entry of `factor` [P]."""
-  expand = lambda x: tf.reshape(factor, [-1] + [1] * (x.shape.rank - 1))
-  return [tf.cast(expand(x) * tf.cast(x, factor.dtype), x.dtype) for x in weights]
+  times = lambda x: lanes_lib.expanded(factor, x) * tf.cast(x, factor.dtype)
+  return [tf.cast(times(x), x.dtype) for x in weights]
 
 
 def inner_product(one: Weights, other: Weights) -> tf.Tensor:
