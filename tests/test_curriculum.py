@@ -6,7 +6,7 @@ import pytest
 from l2l_tf import Growing, MetaTrainer, RandomHorizon
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
 from l2l_tf.problems import Quadratic
-from l2l_tf.runs import training
+from l2l_tf.runs import builders
 from l2l_tf.runs.settings import TrainingSettings
 from l2l_tf.runs.training_run import TrainingRun
 
@@ -119,7 +119,7 @@ def test_the_flag_names_a_curriculum_and_makes_the_schedule_constant():
   own = TrainingSettings(curriculum=GROWING, meta_optimizer="Adam(0.01)").resolved()
   assert own.resolved() == own
   settings = TrainingSettings(curriculum="RandomHorizon(20, 100)", seed=5).resolved()
-  built = training.build_trainer(settings)
+  built = builders.build_trainer(settings)
   expected = RandomHorizon(20, 100, seed=5)
   lengths = lambda curriculum: [curriculum.lengths(i) for i in range(9)]
   assert lengths(built.curriculum) == lengths(expected)

@@ -13,7 +13,7 @@ from l2l_tf.meta import unroll
 from l2l_tf.meta.trainer import check_lengths
 from l2l_tf.optimizers import SGD
 from l2l_tf.problems import DatasetUnavailableError, Quadratic
-from l2l_tf.runs import training
+from l2l_tf.runs import builders
 from l2l_tf.runs.presets import OWN, OWN_RECIPE, PRESETS, get, short_name
 from l2l_tf.runs.settings import TrainingSettings
 
@@ -29,7 +29,7 @@ def make_problem(preset):
 def test_a_window_of_its_recipe_can_be_traced(name):
   preset = get(name)
   problem = make_problem(preset)
-  optimizer = training.build_optimizer(TrainingSettings(problem=name).resolved())
+  optimizer = builders.build_optimizer(TrainingSettings(problem=name).resolved())
   assert type(optimizer).__name__ == preset.optimizer
   trainer = MetaTrainer(problem, optimizer, num_steps=2, unroll_length=2)
   assert trainer.trace_window().get_operations()

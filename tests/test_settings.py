@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from l2l_tf.runs import training
+from l2l_tf.runs import builders, training
 from l2l_tf.runs.presets import OWN_RECIPE, PRESETS
 from l2l_tf.runs.settings import TrainingSettings, check_baseline
 from l2l_tf.storage import export
@@ -47,7 +47,7 @@ def test_an_expression_says_all_of_an_optimizers_arguments():
   settings = resolved(optimizer="RNNprop( layers = (3,) )")
   assert settings.optimizer == "RNNprop(layers=(3,))"
   assert settings.layers is settings.output_scale is settings.initializer is None
-  optimizer = training.build_optimizer(dataclasses.replace(settings, seed=4))
+  optimizer = builders.build_optimizer(dataclasses.replace(settings, seed=4))
   assert optimizer.config["layers"] == (3,) and optimizer.config["seed"] == 4
   assert optimizer.config["output_scale"] == 0.1  # the constructor's own
 
@@ -55,7 +55,7 @@ def test_an_expression_says_all_of_an_optimizers_arguments():
 def test_a_name_alone_takes_the_flags_that_its_constructor_has():
   settings = resolved(optimizer="RNNprop", layers=(3,), seed=4)
   assert settings.preprocess is None
-  config = training.build_optimizer(settings).config
+  config = builders.build_optimizer(settings).config
   recipe = PRESETS["quadratic"]
   assert config["layers"] == (3,) and config["seed"] == 4
   assert config["output_scale"] == recipe.output_scale
@@ -94,9 +94,9 @@ def test_settings_that_do_not_fit_are_one_sentence(given, sentence):
 def test_a_meta_optimizer_may_say_its_rate_or_leave_it_to_the_flags():
   said = resolved(meta_optimizer="Adam(0.5)")
   assert said.learning_rate is None and said.schedule is None
-  assert training.build_trainer(said).meta_optimizer.learning_rate == 0.5
+  assert builders.build_trainer(said).meta_optimizer.learning_rate == 0.5
   left = resolved(meta_optimizer="Adam(beta_1=0.5)", learning_rate=0.25)
-  meta_optimizer = training.build_trainer(left).meta_optimizer
+  meta_optimizer = builders.build_trainer(left).meta_optimizer
   assert float(meta_optimizer.learning_rate(0)) == 0.25
   assert meta_optimizer.config["beta_1"] == 0.5
 
