@@ -8,6 +8,7 @@ import pathlib
 
 import matplotlib
 import matplotlib.figure
+import matplotlib.patches
 import numpy as np
 
 from l2l_tf.storage import files
@@ -20,6 +21,12 @@ _HISTORIES = {
   "constant": "after equal ones",
   "alternating": "after alternating ones",
 }
+# Column of windows.csv, title, and limits of the colours (None: of the data).
+_WINDOW_PANELS = [
+  ("norm", "norm", None),
+  ("agreement", "agreement of episodes (cosine)", (0.0, 1.0)),
+  ("snr", "signal-to-noise ratio", None),
+]
 _WIDTHS = [3.6, 2.4, 1.2]  # so that equal curves do not hide each other
 _MOST_TRAJECTORIES = 12
 
@@ -119,6 +126,60 @@ def trajectories(
   _label(axes, title, "inner step", "loss")
   axes.legend(frameon=False)
   return figure
+
+
+def windows(
+  windows_csv: str | os.PathLike[str], title: str
+) -> matplotlib.figure.Figure:
+  """Draws what `windows.measure` found: each window a brick, each length a row.
+
+  Args:
+    windows_csv: `windows.csv` of a training with `--unroll_length=auto`.
+    title: title above the plots.
+
+  Returns:
+    The figure; the caller saves it.
+
+  Raises:
+    ValueError: for a file without windows.
+  """
+  columns = _columns(pathlib.Path(windows_csv))
+  figure = matplotlib.figure.Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
+  panels = zip(figure.subplots(1, 3, sharey=True), _WINDOW_PANELS, strict=True)
+  for axes, (name, label, limits) in panels:
+    logarithmic = limits is None
+    values = np.maximum(columns[name], 0) if name == "snr" else columns[name]
+    low, high = limits or _decades(values)
+    make = matplotlib.colors.LogNorm if logarithmic else matplotlib.colors.Normalize
+    colors = matplotlib.cm.ScalarMappable(make(low, high), "viridis")
+    _draw_bricks(axes, columns, colors.to_rgba(np.clip(values, low, high)))
+    figure.colorbar(colors, ax=axes, extend="both" if logarithmic else "neither")
+    axes.set_title(label)
+    axes.set_xlabel("step of the episode")
+  figure.axes[0].set_ylabel("steps of the window")
+  figure.suptitle(title, fontweight="bold", wrap=True)
+  return figure
+
+
+def _draw_bricks(axes, columns: dict[str, np.ndarray], colors: np.ndarray) -> None:
+  lengths = sorted(set(columns["length"]))
+  for length, step, color in zip(columns["length"], columns["step"], colors):
+    row = lengths.index(length) - 0.45
+    brick = {"color": color, "linewidth": 0}
+    axes.add_patch(matplotlib.patches.Rectangle((step, row), length, 0.9, **brick))
+  axes.set_xlim(0, np.max(columns["step"] + columns["length"]))
+  axes.set_ylim(-0.6, len(lengths) - 0.4)
+  axes.set_yticks(range(len(lengths)), [f"{length:g}" for length in lengths])
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def _decades(values: np.ndarray) -> tuple[float, float]:
+  """Returns limits of a logarithmic scale, four decades at most."""
+  values = values[np.isfinite(values) & (values > 0)]
+  if not len(values):
+    return 0.1, 1.0
+  high = float(values.max())
+  return max(float(values.min()), high / 1e4) * 0.999, high
 
 
 def diagnosis(

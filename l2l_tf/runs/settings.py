@@ -12,6 +12,8 @@ from l2l_tf.runs import presets, vocabulary
 # The names in `protocol.BASELINES`, which cannot be imported without TensorFlow.
 BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam")
 
+AUTO = "auto"  # as an unroll_length: measured before the run
+
 # The values of each setting that is a choice, the default first.
 CHOICES = {
   "schedule": ("cosine", "constant"),
@@ -39,7 +41,7 @@ class TrainingSettings:
   patience: int | None = None  # None: no early end
   num_steps: int | None = None
   meta_batch_size: int = 1
-  unroll_length: int | None = None
+  unroll_length: int | str | None = None  # or "auto"
   curriculum: str | None = None  # None: the two lengths above
   learning_rate: float | None = None
   schedule: str | None = None  # "cosine", the default, or "constant"

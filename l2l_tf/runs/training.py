@@ -14,8 +14,9 @@ from typing import Any
 import tqdm
 
 from l2l_tf.evaluation import plots
+from l2l_tf.evaluation.windows import Measurement
 from l2l_tf.meta.trace_graph import trace_graph
-from l2l_tf.runs import flagfile, messages, own_files
+from l2l_tf.runs import flagfile, messages, own_files, window_length
 from l2l_tf.runs.builders import build_trainer
 from l2l_tf.runs.settings import TrainingSettings
 from l2l_tf.runs.training_run import (
@@ -61,15 +62,15 @@ def train(settings: TrainingSettings) -> int:
     WriteError: if a result cannot be written; the run can resume from its checkpoint.
   """
   own_files.run_all(settings.imports)
-  settings = settings.resolved()
-  return _train(open_run(settings), settings)
+  settings, measured = window_length.settled(settings.resolved())
+  return _train(open_run(settings), settings, measured)
 
 
 def open_run(settings: TrainingSettings) -> TrainingRun:
   """Opens the run in its directory, new or to be resumed.
 
   Args:
-    settings: as `TrainingSettings.resolved` returns them, here and below.
+    settings: resolved, with a number as `unroll_length`; here and below.
 
   Raises:
     ConfigurationError: as in `TrainingRun`.
@@ -103,7 +104,9 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
     ) from None
 
 
-def _train(run: TrainingRun, settings: TrainingSettings) -> int:
+def _train(
+  run: TrainingRun, settings: TrainingSettings, measured: Measurement | None = None
+) -> int:
   path, values = pathlib.Path(settings.save_path), dataclasses.asdict(settings)
   print(messages.opening(run, settings))
   if run.changes or not run.is_finished:
@@ -111,6 +114,8 @@ def _train(run: TrainingRun, settings: TrainingSettings) -> int:
   if not run.is_finished:
     with files.writing(path):
       board = _open_board(run, path, values)
+    if measured is not None:
+      window_length.record(measured, settings, board)
     signal_number = _loop(run, board, settings)
     with files.writing(path):
       board.close()

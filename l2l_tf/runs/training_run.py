@@ -248,6 +248,15 @@ def _final_loss(curves: protocol.Curves) -> float:
   return float(curves.losses[:, -1].mean(dtype=np.float64))
 
 
+def saved_config(save_path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the configuration of the run in that directory; {} if there is none."""
+  try:
+    found = json.loads((pathlib.Path(save_path) / _CONFIG).read_text())
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}
+
+
 def finished_epochs(save_path: str | os.PathLike[str]) -> int:
   """Returns the number of epochs that the run in that directory has taken."""
   directory = str(pathlib.Path(save_path) / _CHECKPOINTS)

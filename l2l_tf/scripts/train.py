@@ -17,7 +17,7 @@ import math
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import CHOICES, TrainingSettings
+from l2l_tf.runs.settings import AUTO, CHOICES, TrainingSettings
 from l2l_tf.scripts import launch
 
 
@@ -81,12 +81,12 @@ flags.DEFINE_integer(
   "Fresh tasks that an episode optimizes side by side; the meta-loss is their mean.",
   lower_bound=1,
 )
-flags.DEFINE_integer(
+flags.DEFINE_string(
   "unroll_length",
   None,
-  "Inner steps per window of truncated back-propagation, a divisor of num_steps;"
-  f" {_recipe('unroll_length')}",
-  lower_bound=1,
+  "Inner steps per window of truncated back-propagation, a divisor of num_steps; auto"
+  " measures meta-gradients by window on a few episodes, writes windows.csv and"
+  f" windows.png, and says what it chose and why; {_recipe('unroll_length')}",
 )
 flags.DEFINE_float(
   "learning_rate",
@@ -221,6 +221,11 @@ launch.expression("curriculum", "curriculum")
 launch.files("imports")
 launch.positive_number("learning_rate")
 flags.register_validator(
+  "unroll_length",
+  lambda x: x in (None, AUTO) or (x.isdecimal() and int(x) > 0),
+  "it must be a positive integer, or auto",
+)
+flags.register_validator(
   "clip_norm", lambda x: x is None or x > 0, "it must be positive; inf turns it off"
 )
 flags.register_validator(
@@ -238,7 +243,10 @@ flags.register_validator(
 def settings(given: flags.FlagValues = flags.FLAGS) -> TrainingSettings:
   """Returns the flags' values as settings."""
   as_integers = lambda layers: tuple(map(int, layers))
-  return launch.settings(TrainingSettings, __name__, given, layers=as_integers)
+  as_length = lambda text: text if text == AUTO else int(text)
+  return launch.settings(
+    TrainingSettings, __name__, given, layers=as_integers, unroll_length=as_length
+  )
 
 
 def main() -> int:

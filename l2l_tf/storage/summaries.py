@@ -18,6 +18,7 @@ from l2l_tf.storage import files
 CURVE = "1_evaluation/loss_by_step"
 LEARNING_CURVES = "1_evaluation/learning_curves"
 TRAJECTORIES = "2_validation/trajectories"
+WINDOWS = "4_window/meta_gradients"
 _VALIDATION, _EPOCH, _WINDOW = "2_validation", "3_epoch", "4_window"
 _WINDOW_METRICS = ("meta_loss", "meta_gradient_norm", "skipped")
 _SATURATION = "5_saturation"
