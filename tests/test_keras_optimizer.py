@@ -1,6 +1,9 @@
 """A learned optimizer in Keras, on really fitted models."""
 
+import functools
+
 import keras
+import keras_models
 import numpy as np
 import pytest
 import sonnet as snt
@@ -26,13 +29,35 @@ from l2l_tf.optimizers import (
 from l2l_tf.problems import Problem
 
 
-def assert_same_fit(model, optimizer, other_model, other, rtol=1e-5, **kwargs):
-  """Both fit alike, and the weights moved."""
+def fitted(model, optimizer, *args, **kwargs):
+  """Returns the losses of a fit, and the weights at its end."""
+  return fit(model, optimizer, *args, **kwargs), weights(model)
+
+
+@functools.cache
+def fitted_by_adam(rate=0.01, wrap=None, dtype=None, make_callbacks=list, **options):
+  """The same by Keras's own Adam, once for the models with and without an `Input`.
+
+  It is a model with one; both begin with the same weights.
+  """
+  jit_compile = options.pop("jit_compile", False)
+  adam = keras.optimizers.Adam(rate, **options)
+  return fitted(
+    keras_models.sequential(True, dtype=dtype),
+    wrap(adam) if wrap else adam,
+    epochs=3,
+    compile_options={"jit_compile": jit_compile},
+    callbacks=make_callbacks(),
+  )
+
+
+def assert_same_fit(model, optimizer, expected, rtol=1e-5, **kwargs):
+  """It fits with those losses to those weights, and the weights moved."""
   before = weights(model) if model.built else 0.0
-  losses = fit(model, optimizer, **kwargs)
-  np.testing.assert_allclose(losses, fit(other_model, other, **kwargs), rtol=rtol)
-  np.testing.assert_allclose(weights(model), weights(other_model), rtol=1e-3, atol=1e-5)
-  assert np.abs(weights(model) - before).max() > 1e-3
+  losses, ends = fitted(model, optimizer, **kwargs)
+  np.testing.assert_allclose(losses, expected[0], rtol=rtol)
+  np.testing.assert_allclose(ends, expected[1], rtol=1e-3, atol=1e-5)
+  assert np.abs(ends - before).max() > 1e-3
 
 
 class Recorded(Problem):
@@ -52,15 +77,22 @@ class Recorded(Problem):
 # One step
 
 
-@pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("block_size", [None, 4])
-def test_a_hundred_steps_equal_the_unroll(name, block_size):
+@functools.cache
+def unrolled(name):
+  """An optimizer, where it starts, and the gradients and parameters of 100 steps."""
   make, shapes = TABLE[name]
   optimizer, problem = make(), Recorded(shapes)
   task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
   _, (grads, params) = tf.function(unroll.unroll)(
     problem, optimizer, task, carry, 100, lambda carry, _: (carry.grads, carry.params)
   )
+  return optimizer, carry, grads, params
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_a_hundred_steps_equal_the_unroll(name, block_size):
+  optimizer, carry, grads, params = unrolled(name)
   variables = [keras.Variable(p) for p in carry.params]
   adapter = LearnedOptimizer(optimizer, block_size=block_size)
   step = tf.function(lambda grads: adapter.apply(grads, variables))
@@ -112,8 +144,7 @@ def test_options_do_what_they_do_in_keras_adam(sequential, options):
   assert_same_fit(
     sequential(),
     LearnedOptimizer(Adam(1.0), 0.01, **options),
-    sequential(),
-    keras.optimizers.Adam(0.01, **options),
+    fitted_by_adam(**options),
     epochs=3,
   )
 
@@ -129,8 +160,7 @@ def test_options_do_so_together_compiled_by_xla(sequential):
   assert_same_fit(
     sequential(),
     LearnedOptimizer(Adam(1.0), 0.01, **options),
-    sequential(),
-    keras.optimizers.Adam(0.01, **options),
+    fitted_by_adam(jit_compile=True, **options),
     compile_options={"jit_compile": True},
     epochs=3,
   )
@@ -138,9 +168,9 @@ def test_options_do_so_together_compiled_by_xla(sequential):
 
 @pytest.fixture(scope="module")
 def plain(sequential):
-  """A model that is fitted as by default, and its losses."""
+  """A model that is fitted as by default, and its losses and weights."""
   model = sequential()
-  return model, fit(model, LearnedOptimizer(lstm()))
+  return model, fitted(model, LearnedOptimizer(lstm()))
 
 
 @pytest.mark.parametrize(
@@ -150,35 +180,33 @@ def plain(sequential):
 )
 def test_ways_to_run_fit_agree(sequential, plain, options):
   model = sequential()
-  found = fit(model, LearnedOptimizer(lstm()), compile_options=options)
-  other, expected = plain
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
-  np.testing.assert_allclose(weights(model), weights(other), rtol=1e-3, atol=1e-4)
+  losses, ends = fitted(model, LearnedOptimizer(lstm()), compile_options=options)
+  expected = plain[1]
+  np.testing.assert_allclose(losses, expected[0], rtol=1e-4)
+  np.testing.assert_allclose(ends, expected[1], rtol=1e-3, atol=1e-4)
 
 
-def test_schedules_and_callbacks_set_the_learning_rate(sequential):
-  schedule = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.5)
-  assert_same_fit(
-    sequential(),
-    LearnedOptimizer(Adam(1.0), schedule),
-    sequential(),
-    keras.optimizers.Adam(schedule),
-  )
-  callbacks = lambda: [
+SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.5)
+
+
+def make_callbacks():
+  return [
     keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.02 / (1 + epoch)),
     keras.callbacks.ReduceLROnPlateau("loss", 0.5, patience=0, min_delta=10.0),
   ]
-  model, other = sequential(), sequential()
-  fit(model, LearnedOptimizer(Adam(1.0), 0.02), 3, callbacks=callbacks())
-  fit(other, keras.optimizers.Adam(0.02), 3, callbacks=callbacks())
-  assert float(model.optimizer.learning_rate) < 0.02 / 3
-  np.testing.assert_allclose(weights(model), weights(other), rtol=1e-3, atol=1e-5)
 
 
-def test_custom_loops_apply_and_apply_gradients(sequential):
-  expected, found = sequential(), sequential()
-  fit(expected, LearnedOptimizer(lstm()), 1)
-  optimizer = LearnedOptimizer(lstm())
+def test_schedules_and_callbacks_set_the_learning_rate(sequential):
+  ours = LearnedOptimizer(Adam(1.0), SCHEDULE)
+  assert_same_fit(sequential(), ours, fitted_by_adam(SCHEDULE), epochs=3)
+  ours = LearnedOptimizer(Adam(1.0), 0.02)
+  expected = fitted_by_adam(0.02, make_callbacks=make_callbacks)
+  assert_same_fit(sequential(), ours, expected, epochs=3, callbacks=make_callbacks())
+  assert float(ours.learning_rate) < 0.02 / 3
+
+
+def test_custom_loops_apply_and_apply_gradients(sequential, plain):
+  found, optimizer = sequential(), LearnedOptimizer(lstm())
 
   @tf.function
   def step(x, y, apply):
@@ -190,20 +218,19 @@ def test_custom_loops_apply_and_apply_gradients(sequential):
     else:
       optimizer.apply_gradients(zip(grads, found.trainable_variables))
 
-  for i in range(4):
-    step(X[16 * i : 16 * i + 16], Y[16 * i : 16 * i + 16], i % 2 == 0)
-  np.testing.assert_allclose(weights(found), weights(expected), rtol=1e-3, atol=1e-5)
+  for i in [*range(0, 64, 16)] * 2:
+    step(X[i : i + 16], Y[i : i + 16], i % 32 == 0)
+  np.testing.assert_allclose(weights(found), plain[1][1], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(sequential, policy):
-  kwargs = {"dtype": policy}
-  adam = keras.optimizers.Adam(0.01)
-  ours = LearnedOptimizer(Adam(1.0), 0.01)
+  ours, wrap = LearnedOptimizer(Adam(1.0), 0.01), None
   if policy == "mixed_float16":  # compile() wraps by the global policy alone
-    adam = keras.optimizers.LossScaleOptimizer(adam)
-    ours = keras.optimizers.LossScaleOptimizer(ours)
-  assert_same_fit(sequential(**kwargs), ours, sequential(**kwargs), adam, rtol=1e-3)
+    wrap = keras.optimizers.LossScaleOptimizer
+    ours = wrap(ours)
+  expected = fitted_by_adam(wrap=wrap, dtype=policy)
+  assert_same_fit(sequential(dtype=policy), ours, expected, rtol=1e-3, epochs=3)
 
 
 def test_the_global_policy_wraps_it_in_a_loss_scale(sequential):
@@ -240,9 +267,8 @@ def test_embeddings_are_moved_as_their_dense_equals():
   sparse, dense = model(keras.layers.Embedding(9, 4)), model(table)
   dense.set_weights(sparse.get_weights())
   x = np.random.RandomState(1).randint(0, 9, size=(64, 3))
-  assert_same_fit(
-    sparse, LearnedOptimizer(lstm()), dense, LearnedOptimizer(lstm()), x=x
-  )
+  expected = fitted(dense, LearnedOptimizer(lstm()), x=x)
+  assert_same_fit(sparse, LearnedOptimizer(lstm()), expected, x=x)
 
 
 def test_frozen_layers_stay(sequential):
@@ -311,24 +337,28 @@ def test_constraints_hold(sequential):
 # Models that are built within their first step
 
 
-def test_a_clone_is_trained_as_its_original(sequential):
-  model = sequential()
-  clone = keras.models.clone_model(model)
-  assert_same_fit(clone, LearnedOptimizer(lstm()), model, LearnedOptimizer(lstm()))
+def test_a_clone_is_trained_as_its_original(sequential, plain):
+  clone = keras.models.clone_model(sequential())
+  assert_same_fit(clone, LearnedOptimizer(lstm()), plain[1])
 
 
-def test_a_clone_of_a_fitted_model_gets_a_state_of_its_own(sequential):
-  model = sequential()
-  fit(model, LearnedOptimizer(lstm()))
+def test_a_clone_of_a_fitted_model_gets_a_state_of_its_own(plain):
+  model, (_, ends) = plain
   clone = keras.models.clone_model(model)
-  before = weights(model)
   fit(clone, LearnedOptimizer(lstm()))
-  np.testing.assert_array_equal(weights(model), before)
-  assert clone.optimizer.iterations == 8
+  np.testing.assert_array_equal(weights(model), ends)
+  assert clone.optimizer.iterations == model.optimizer.iterations == 8
 
 
-def test_a_loop_of_ones_own_that_builds_the_model_in_its_trace(sequential):
-  model, expected = sequential(), sequential()
+@pytest.fixture(scope="module")
+def averaged():
+  """The weights after an epoch, averaged; of a model with an `Input`."""
+  optimizer = LearnedOptimizer(lstm(), use_ema=True, ema_momentum=0.5)
+  return fitted(keras_models.sequential(True), optimizer, 1)[1]
+
+
+def test_a_loop_of_ones_own_that_builds_the_model_in_its_trace(sequential, averaged):
+  model = sequential()
   optimizer = LearnedOptimizer(lstm(), use_ema=True, ema_momentum=0.5)
 
   @tf.function
@@ -340,9 +370,8 @@ def test_a_loop_of_ones_own_that_builds_the_model_in_its_trace(sequential):
 
   for i in range(0, 64, 16):
     step(X[i : i + 16], Y[i : i + 16])
-  fit(expected, LearnedOptimizer(lstm(), use_ema=True, ema_momentum=0.5), 1)
   optimizer.finalize_variable_values(model.trainable_variables)
-  np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(weights(model), averaged, rtol=1e-3, atol=1e-5)
 
 
 def test_an_optimizer_that_is_not_coordinatewise_builds_in_the_trace(sequential):
@@ -437,13 +466,23 @@ def attention(x):
   return keras.layers.LayerNormalization()(x + y)
 
 
+def gru(x):
+  return keras.layers.GRU(5, return_sequences=True)(x)
+
+
+def convolution(x):
+  return keras.layers.Conv1D(5, 3, padding="causal")(x)
+
+
 @pytest.mark.parametrize(
-  "layer",
-  [attention, lambda x: keras.layers.GRU(5, return_sequences=True)(x),
-   lambda x: keras.layers.Conv1D(5, 3, padding="causal")(x)],
-  ids=["attention", "gru", "convolution"],
-)  # fmt: skip
-@pytest.mark.parametrize("source", ["gather", "generator"])
+  "layer, source",
+  [
+    (attention, "gather"),
+    (attention, "generator"),
+    (gru, "generator"),
+    (convolution, "gather"),
+  ],
+)
 def test_inputs_of_unknown_shape(layer, source):
   ids = np.random.RandomState(0).randint(0, 11, (50, 9)).cumsum(1) % 11
 
@@ -516,25 +555,36 @@ def own_loop(model, optimizer, epochs=2):
   return losses
 
 
-@pytest.mark.parametrize("make", [Sized, SizedCoordinates])
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_loss_is_handed_on(sequential, make, jit_compile):
-  model, expected = sequential(), built(sequential())
-  adapter = LearnedOptimizer(make(), block_size=16)
-  fit(model, adapter, compile_options={"jit_compile": jit_compile})
-  losses = []
-  for i in [*range(0, 64, 16)] * 2:  # a derivation by hand
+@pytest.fixture(scope="module")
+def by_hand():
+  """The losses and weights of `Sized`, derived by hand."""
+  model, losses = keras_models.sequential(True), []
+  for i in [*range(0, 64, 16)] * 2:
     with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(tf.square(expected(X[i : i + 16]) - Y[i : i + 16]))
-    for g, v in zip(tape.gradient(loss, expected.trainable_variables),
-                    expected.trainable_variables):  # fmt: skip
+      loss = tf.reduce_mean(tf.square(model(X[i : i + 16]) - Y[i : i + 16]))
+    for g, v in zip(tape.gradient(loss, model.trainable_variables),
+                    model.trainable_variables):  # fmt: skip
       v.assign_sub(0.002 * loss * (g + 0.1 * v))
     losses.append(float(loss))
-  np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-3, atol=1e-5)
-  again = built(sequential())
-  assert own_loop(again, LearnedOptimizer(make())) == pytest.approx(losses, rel=1e-4)
+  return losses, weights(model)
+
+
+@pytest.mark.parametrize("make", [Sized, SizedCoordinates])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_loss_is_handed_on(sequential, by_hand, make, jit_compile):
+  adapter = LearnedOptimizer(make(), block_size=16)
+  options = {"jit_compile": jit_compile}
+  _, found = fitted(sequential(), adapter, compile_options=options)
+  losses, expected = by_hand
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
   state = [v.numpy() for v in adapter.variables if "state" in v.name]
   np.testing.assert_allclose(state, sum(losses), rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [Sized, SizedCoordinates])
+def test_a_loop_of_ones_own_hands_it_on(sequential, by_hand, make):
+  found = own_loop(built(sequential()), LearnedOptimizer(make()))
+  assert found == pytest.approx(by_hand[0], rel=1e-4)
 
 
 def test_a_loss_that_is_not_given_is_one_sentence(sequential):
