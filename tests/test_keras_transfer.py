@@ -49,17 +49,30 @@ def state_of(optimizer):
   return dict(zip(paths, zip(*parts))), saved
 
 
-@pytest.mark.parametrize("make", [lstm, RNNprop, lambda: Adam(0.01)])
+@pytest.fixture(scope="module")
+def saved(sequential, tmp_path_factory):
+  """Weights saved after a fit with a rate of its own."""
+  path = tmp_path_factory.mktemp("saved") / "m.weights.h5"
+  trained(sequential, path, LearnedOptimizer(lstm(), 0.5))
+  return path
+
+
+@pytest.fixture(params=[lstm, RNNprop, lambda: Adam(0.01)], scope="module")
+def in_blocks(request, tmp_path_factory):
+  """How an optimizer is made, weights saved with it in blocks, and losses after."""
+  path = tmp_path_factory.mktemp("blocks") / "m.weights.h5"
+  optimizer = LearnedOptimizer(request.param(), 0.1, block_size=16)
+  model = trained(functools.partial(keras_models.sequential, True), path, optimizer)
+  return request.param, path, ten_losses(model)
+
+
 @pytest.mark.parametrize(
   "options", [{"block_size": 5}, {"block_size": None}, {"state_dtype": "bfloat16"}]
 )
-def test_other_blocks_and_types_are_converted(tmp_path, make, options):
-  sequential = functools.partial(keras_models.sequential, True)
-  path = tmp_path / "m.weights.h5"
-  model = trained(sequential, path, LearnedOptimizer(make(), 0.1, block_size=16))
-  expected = ten_losses(model)
+def test_other_blocks_and_types_are_converted(in_blocks, options):
+  make, path, expected = in_blocks
   for is_built in (True, False):
-    other = sequential(seed=1)
+    other = keras_models.sequential(True, seed=1)
     said = loaded(other, LearnedOptimizer(make(), **options), path, is_built)
     assert said == [] and other.optimizer.iterations == 8
     rtol = 0.02 if "state_dtype" in options else 1e-5
@@ -123,6 +136,22 @@ def test_layers_frozen_or_thawed_in_between(tmp_path, is_built, frozen_first):
   fit(new, new.optimizer)
 
 
+def everything(optimizer):
+  """The values of its own variables, and of those that were meta-trained."""
+  return [v.numpy() for v in [*optimizer.variables, *optimizer.optimizer.variables]]
+
+
+@pytest.fixture(scope="module")
+def fresh():
+  """The values in an optimizer that has restored nothing, and the losses of its fit.
+
+  Both kinds of models begin with the same weights, so that one fit serves both.
+  """
+  model, optimizer = keras_models.sequential(True), LearnedOptimizer(lstm(seed=3), 0.5)
+  optimizer.build(model.trainable_variables)
+  return everything(optimizer), fit(model, optimizer)
+
+
 @pytest.mark.parametrize(
   "other",
   [
@@ -133,23 +162,21 @@ def test_layers_frozen_or_thawed_in_between(tmp_path, is_built, frozen_first):
     lambda: LearnedOptimizer(RNNprop((4,))),
   ],
 )
-def test_state_of_another_optimizer_is_left(sequential, tmp_path, other):
+def test_state_of_another_optimizer_is_left(sequential, tmp_path, fresh, other):
   path = tmp_path / "m.weights.h5"
-  model = trained(sequential, path, other())
-  fresh = sequential()
-  built(fresh).set_weights(model.get_weights())
-  expected = fit(fresh, LearnedOptimizer(lstm(seed=3), 0.5))
+  model = trained(sequential, path, other(), epochs=1)
+  model.set_weights(built(sequential()).get_weights())
+  model.save_weights(path)
+  values, losses = fresh
   for is_built in (True, False):
-    optimizer = LearnedOptimizer(lstm(seed=3), 0.5)
-    phi = [v.numpy() for v in optimizer.optimizer.variables]
-    new = sequential(seed=1)
+    optimizer, new = LearnedOptimizer(lstm(seed=3), 0.5), sequential(seed=1)
     said = loaded(new, optimizer, path, is_built)
     assert len(said) == 1 and "nothing was restored, as" in said[0]
     np.testing.assert_array_equal(weights(new), weights(model))
     assert optimizer.iterations == 0 and optimizer.learning_rate == 0.5
-    for value, variable in zip(phi, optimizer.optimizer.variables):
-      np.testing.assert_array_equal(value, variable)
-    assert fit(new, optimizer) == expected
+    for found, expected in zip(everything(optimizer), values, strict=True):
+      np.testing.assert_array_equal(found, expected)
+  assert fit(new, optimizer) == losses
   strictly = built(sequential())
   strictly.compile(LearnedOptimizer(lstm(), mismatched_state="raise"), "mse")
   with pytest.raises(ValueError, match="Leave out mismatched_state='raise'"):
@@ -250,16 +277,15 @@ def test_the_rest_of_an_optimizer_in_use_starts_afresh():
   assert found.state[1][2] == 0.0 and both.iterations == 1
 
 
-def test_the_last_of_two_files_counts(sequential, tmp_path):
-  paths = [tmp_path / f"{name}.weights.h5" for name in ("ours", "adam")]
-  trained(sequential, paths[0], LearnedOptimizer(lstm()))
-  trained(sequential, paths[1], keras.optimizers.Adam())
+def test_the_last_of_two_files_counts(sequential, saved, tmp_path):
+  path = tmp_path / "adam.weights.h5"
+  trained(sequential, path, keras.optimizers.Adam())
   model, optimizer = built(sequential(seed=1)), LearnedOptimizer(lstm(seed=3))
   model.compile(optimizer, "mse")
-  model.load_weights(paths[0])
+  model.load_weights(saved)
   assert optimizer.iterations == 8
   with pytest.warns(UserWarning, match="another kind of optimizer"):
-    model.load_weights(paths[1])
+    model.load_weights(path)
   assert optimizer.iterations == 0
   fresh = built(sequential())
   fresh.set_weights(model.get_weights())
@@ -267,16 +293,12 @@ def test_the_last_of_two_files_counts(sequential, tmp_path):
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_a_rate_set_between_loading_and_the_first_step_stays(
-  sequential, tmp_path, fits
-):
-  path = tmp_path / "m.weights.h5"
-  trained(sequential, path, LearnedOptimizer(lstm(), 0.5))
+def test_a_rate_set_between_loading_and_the_first_step_stays(sequential, saved, fits):
   schedule = keras.optimizers.schedules.ExponentialDecay(0.25, 3, 0.5)
   for rate in (0.125, schedule):
     model, optimizer = built(sequential()), LearnedOptimizer(lstm())
     model.compile(optimizer, "mse")
-    model.load_weights(path)
+    model.load_weights(saved)
     assert optimizer.learning_rate == 0.5
     optimizer.learning_rate = rate
     variables = model.trainable_variables
@@ -290,13 +312,11 @@ def test_a_rate_set_between_loading_and_the_first_step_stays(
     assert optimizer.iterations == (8 if fits else 0)
 
 
-def test_phi_belongs_to_the_arguments_that_it_was_trained_with(sequential, tmp_path):
-  path = tmp_path / "m.weights.h5"
-  trained(sequential, path, LearnedOptimizer(lstm()))
+def test_phi_belongs_to_the_arguments_that_it_was_trained_with(sequential, saved):
   other = CoordinatewiseLSTM((5, 4), "log_and_sign", output_scale=0.001)
   before = [v.numpy() for v in other.variables]
   optimizer = LearnedOptimizer(other)
-  said = loaded(sequential(), optimizer, path, True)
+  said = loaded(sequential(), optimizer, saved, True)
   both = "its optimizer has output_scale=0.05, and this one output_scale=0.001"
   assert both in said[0]
   for x, v in zip(before, optimizer.optimizer.variables):
