@@ -156,9 +156,14 @@ class Uncompiled(Problem):
     return self._problem(params, constants, seed)
 
 
-@pytest.mark.parametrize("make_problem", [digits_mlp, Uncompiled])
 @pytest.mark.parametrize(
-  "make", [lstm, lambda: RNNprop((4,)), lambda: SGD(tf.Variable(0.1))]
+  "make_problem, make",
+  [
+    (digits_mlp, lambda: RNNprop((4,))),  # whose state has parts of every kind
+    (digits_mlp, lambda: SGD(tf.Variable(0.1))),
+    (Uncompiled, lstm),
+    (Uncompiled, lambda: SGD(tf.Variable(0.1))),
+  ],
 )
 def test_a_window_is_the_same_whatever_the_blocks(monkeypatch, make_problem, make):
   optimizer, problem = make(), make_problem()

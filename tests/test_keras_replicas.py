@@ -3,7 +3,7 @@
 _TWO_REPLICAS = """
 import keras, numpy as np, tensorflow as tf
 from l2l_tf.keras import Diagnostics, LearnedOptimizer
-from l2l_tf.optimizers import CoordinatewiseLSTM, SGD, Adam
+from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
 cpu = tf.config.list_physical_devices("CPU")[0]
 two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two_devices)
@@ -23,11 +23,11 @@ def fit(make, strategy, has_input, **options):
   return losses["loss"], [w for w in model.get_weights()], model.optimizer
 
 one = tf.distribute.OneDeviceStrategy("CPU:0")
+lstm = lambda: CoordinatewiseLSTM((5, 4), "log_and_sign", 0.05)
 for make, has_input, options in [
-  (lambda: CoordinatewiseLSTM((5, 4), "log_and_sign", 0.05), True, {}),
-  (lambda: CoordinatewiseLSTM((5, 4), "log_and_sign", 0.05), False, {}),
-  (lambda: Adam(0.05), False, {"weight_decay": 0.1, "use_ema": True}),
-  (lambda: Adam(0.05), True, {"nonfinite_gradients": "skip"}),
+  (lstm, True, {}),
+  (lstm, False, {"weight_decay": 0.1, "use_ema": True}),
+  (lambda: Adam(0.05), False, {"nonfinite_gradients": "skip"}),
 ]:
   two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
   assert two.num_replicas_in_sync == 2

@@ -1,5 +1,7 @@
 """Several tasks in one batch against the same tasks one by one."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -143,6 +145,11 @@ def lstm(preprocess="log_and_sign"):
   return CoordinatewiseLSTM((3,), preprocess, 0.1)
 
 
+def linear():
+  """What XLA compiles the soonest, for tests to which the optimizer does not matter."""
+  return CoordinatewiseLSTM((), "log_and_sign", 0.1)
+
+
 def normalize(grads):
   return (grads / (1e-3 + tf.norm(grads)))[:, tf.newaxis]
 
@@ -158,12 +165,14 @@ def together_and_alone(run, optimizer):
   groups, running, carries, _, states = run._start(0)
   observe = lambda *_: ()
   window, _, _ = run._windows(groups, running, carries, states, SEED, 3, observe)
-  singles = []
-  for key in seeds.split(seeds.make(0, seeds.TRAINING, 0), 3):
+
+  @tf.function(autograph=False)
+  def single(key):
     task, carry = unroll.start(run.problem, optimizer, key)
-    single, _ = TruncatedBPTT()(run.problem, optimizer, task, carry, 3, observe)
-    singles.append(single)
-  return window, singles
+    return TruncatedBPTT()(run.problem, optimizer, task, carry, 3, observe)[0]
+
+  keys = tf.unstack(seeds.split(seeds.make(0, seeds.TRAINING, 0), 3))
+  return window, [single(key) for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -181,17 +190,24 @@ def test_the_meta_gradient_is_the_mean_over_the_tasks(preprocess, num_groups):
   np.testing.assert_allclose(window.meta_loss, mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("meta_batch_size", [1, 4])
-def test_groups_side_by_side_compute_what_one_group_does(monkeypatch, meta_batch_size):
-  metrics, weights = [], []
-  for most in (1, 2):
-    monkeypatch.setattr(cores, "num_shards", lambda most=most: most)
-    monkeypatch.setattr(execution, "_MIN_GROUP", 1)
-    optimizer = lstm()
+@functools.cache
+def in_groups(meta_batch_size, most):
+  """The metrics of an episode in so many groups, and the weights after it."""
+  optimizer = lstm()
+  for v in optimizer.trainable_variables:
+    v.assign(10.0 * v)  # so that some units are saturated
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(cores, "num_shards", lambda: most)
+    patch.setattr(execution, "_MIN_GROUP", 1)
     run = trainer(Quadratic(5, 3), optimizer, meta_batch_size=meta_batch_size)
     assert len(run._start(0)[0]) == most
-    metrics.append(run.train_episode(0))
-    weights.append([v.numpy() for v in optimizer.trainable_variables])
+    metrics = run.train_episode(0)
+  return metrics, [v.numpy() for v in optimizer.trainable_variables]
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 4])
+def test_groups_side_by_side_compute_what_one_group_does(meta_batch_size):
+  metrics, weights = zip(*(in_groups(meta_batch_size, most) for most in (1, 2)))
   for one, two in zip(tf.nest.flatten(metrics[0]), tf.nest.flatten(metrics[1])):
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
   for one, two in zip(*weights):
@@ -204,7 +220,7 @@ def test_a_subclass_with_a_loss_of_its_own_is_not_split(monkeypatch):
       return tf.reduce_mean(self.task_losses(params, constants, seed))
 
   monkeypatch.setattr(cores, "num_shards", lambda: 2)
-  runs = [trainer(make(128, 10), lstm()) for make in (Quadratic, Mean)]
+  runs = [trainer(make(128, 10), linear()) for make in (Quadratic, Mean)]
   assert [len(run._start(0)[0]) for run in runs] == [2, 1]
   one, two = (run.train_episode(0)["losses"] for run in runs)
   np.testing.assert_allclose(one, two, rtol=1e-4)
@@ -219,16 +235,8 @@ def test_a_loss_that_is_no_scalar_is_refused():
     trainer(Vector(4, 8), lstm(), meta_batch_size=2).train_episode(0)
 
 
-def test_diagnostics_weigh_the_groups_by_their_coordinates(monkeypatch):
-  saturation = []
-  for most in (1, 2):
-    monkeypatch.setattr(cores, "num_shards", lambda most=most: most)
-    monkeypatch.setattr(execution, "_MIN_GROUP", 1)
-    optimizer = lstm()
-    for v in optimizer.trainable_variables:
-      v.assign(10.0 * v)
-    metrics = trainer(Quadratic(5, 3), optimizer).train_episode(0)
-    saturation.append(metrics["diagnostics"])
+def test_diagnostics_weigh_the_groups_by_their_coordinates():
+  saturation = [in_groups(1, most)[0]["diagnostics"] for most in (1, 2)]
   assert any(0.0 < value < 1.0 for value in saturation[0].values())
   for name, value in saturation[0].items():
     np.testing.assert_allclose(saturation[1][name], value, atol=1e-6)
@@ -247,7 +255,7 @@ def test_few_coordinates_stay_in_one_group(monkeypatch):
 
 def test_a_partition_runs_its_tasks_one_by_one():
   problem = Polynomial(4, 8)
-  optimizer = Partition([(Where(), lstm())], problem.parameters())
+  optimizer = Partition([(Where(), linear())], problem.parameters())
   run = trainer(problem, optimizer, meta_batch_size=2)
   metrics = run.train_episode(0)
   assert len(run._start(0)[0]) == 2
@@ -298,19 +306,23 @@ PROBLEMS_OF_TASKS = {
 }
 
 
-@pytest.mark.parametrize("name", PROBLEMS_OF_TASKS)
-@pytest.mark.parametrize("meta_batch_size", [1, 4])
+@pytest.mark.parametrize(
+  "name, meta_batch_size",
+  [("quadratics", 1), ("quadratics", 4), ("polynomials", 4)],
+)
 def test_the_tasks_do_not_depend_on_how_they_are_run(
   monkeypatch, name, meta_batch_size
 ):
   problem = PROBLEMS_OF_TASKS[name]()
   partition = lambda: Partition([(Where(), Fixed(COORDINATE))], problem.parameters())
   makers = [lambda c=c: Fixed(c) for c in Coupling] + [partition]
+  stacked = lambda: Fixed(COORDINATE)
   curves = []
-  for num_shards in (1, 2):
+  monkeypatch.setattr(execution, "_MIN_GROUP", 1)
+  # On one core, tasks in one group and tasks in groups of their own.
+  for num_shards, ways in (1, [stacked, partition]), (2, makers):
     monkeypatch.setattr(cores, "num_shards", lambda n=num_shards: n)
-    monkeypatch.setattr(execution, "_MIN_GROUP", 1)
-    curves += [trained(m, problem, meta_batch_size=meta_batch_size) for m in makers]
+    curves += [trained(m, problem, meta_batch_size=meta_batch_size) for m in ways]
   for curve in curves[1:]:
     np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
 
