@@ -13,6 +13,7 @@ _PUBLIC = {
   "Curriculum": "meta.curriculum",
   "EvolutionStrategies": "meta.gradients",
   "Growing": "meta.curriculum",
+  "Imitation": "meta.imitation",
   "KernelwiseLSTM": "optimizers",
   "Merged": "meta.gradients",
   "MetaGradient": "meta.gradients",

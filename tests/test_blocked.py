@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from l2l_tf import seeds
 from l2l_tf.meta import execution, unroll
 from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import (
   COORDINATE,
   SGD,
@@ -172,7 +173,7 @@ def test_a_window_is_the_same_whatever_the_blocks(monkeypatch, make_problem, mak
   method, windows, counts = TruncatedBPTT(), [], []
   for size in (1 << 13, 600):  # of 1,510 coordinates
     monkeypatch.setattr(execution, "_BLOCK", size)
-    running = method.arranged(problem, optimizer, params)
+    running = method.arranged(problem, optimizer, params, MetaObjective())
 
     @tf.function(autograph=False)
     def run():

@@ -164,7 +164,9 @@ def together_and_alone(run, optimizer):
   """The first window of three tasks, and that of each by itself."""
   groups, running, carries, _, states = run._start(0)
   observe = lambda *_: ()
-  window, _, _ = run._windows(groups, running, carries, states, SEED, 3, observe)
+  window, _, _ = run._windows(
+    groups, running, carries, states, SEED, 3, observe, run.objective
+  )
 
   @tf.function(autograph=False)
   def single(key):

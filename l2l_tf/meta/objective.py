@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf.meta.imitation import Imitation
+
 
 class Curve(NamedTuple):
   """The meta-losses met in a window, and where they stand in their episode."""
@@ -17,6 +19,7 @@ class Curve(NamedTuple):
   start: tf.Tensor  # [], f(theta) where the window starts
   first: tf.Tensor  # [], f(theta_0) where the episode started
   least: tf.Tensor  # [], the lowest meta-loss of the episode before this window
+  distance: tf.Tensor | float = 0.0  # [], from a teacher's updates, see `Imitation`
 
 
 # A window length (scalar int32) -> the weight of each step's loss, [length].
@@ -88,6 +91,7 @@ class MetaObjective:
     function: any function of the window's `Curve`, in place of the weights:
       `mean_loss`, `log_relative_loss`, `best_loss` or one of your own. Evolution
       strategies need no derivative of it.
+    imitation: adds the distance from a teacher's updates, whose weight decays.
 
   >>> objective = MetaObjective(function=lambda curve: tf.reduce_max(curve.losses))
   """
@@ -96,6 +100,7 @@ class MetaObjective:
   relative: bool = False
   clip_norm: float = float("inf")
   function: Callable[[Curve], tf.Tensor] | None = None
+  imitation: Imitation | None = None
 
   def __post_init__(self):
     if self.function is not None and self.weights is not all_ones:
@@ -130,7 +135,13 @@ class MetaObjective:
   @property
   def is_weighted_sum(self) -> bool:
     """Whether the meta-loss is sum_t w_t f(theta_t)."""
-    return self.function is None
+    return self.function is None and self.imitation is None
+
+  def at(self, episode: tf.Tensor) -> "MetaObjective":
+    """Returns the objective of an episode, whose number counts from 0."""
+    if self.imitation is None:
+      return self
+    return dataclasses.replace(self, imitation=self.imitation.at(episode))
 
   def of_curve(self, curve: Curve) -> tf.Tensor:
     """Returns the meta-loss of one window, a scalar, not yet relative to its start.
@@ -138,6 +149,15 @@ class MetaObjective:
     Raises:
       ValueError: if the function returns anything else than a scalar.
     """
+    value = self._of_losses(curve)
+    if self.imitation is None:
+      return value
+    # It has no unit, so `in_units` is not to divide it.
+    unit = tf.abs(curve.start) if self.relative else tf.ones_like(value)
+    weight = tf.cast(self.imitation.weight, value.dtype)
+    return value + weight * unit * tf.cast(curve.distance, value.dtype)
+
+  def _of_losses(self, curve: Curve) -> tf.Tensor:
     if self.function is not None:
       value = tf.convert_to_tensor(self.function(curve))
       if value.shape.rank != 0:

@@ -14,6 +14,7 @@ from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.meta.curriculum import Curriculum, check_lengths
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT, Window
+from l2l_tf.meta.imitation import imitating
 from l2l_tf.meta.objective import MetaObjective, all_ones
 from l2l_tf.optimizers import Adam, Optimizer
 from l2l_tf.problems import Problem, TaskBatch
@@ -119,6 +120,7 @@ class MetaTrainer(tf.Module):
     self._meta_batch_size = meta_batch_size
     self.objective = _objective(objective, meta_gradient, relative_loss, clip_norm)
     self._jit_compile = jit_compile
+    self._learner = imitating(optimizer, self.objective.imitation)
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
     self._meta_state = self.meta_optimizer.initial_state(phi)
     self.meta_state_variables = [
@@ -170,8 +172,9 @@ class MetaTrainer(tf.Module):
       groups, optimizer, carries, meta_state, states = self._start(0, most_groups=1)
       seed = self._estimation_seed(0)
       length = self.unroll_length
+      objective = self.objective.at(tf.constant(0))
       window, _, _ = self._windows(
-        groups, optimizer, carries, states, seed, length, lambda *_: ()
+        groups, optimizer, carries, states, seed, length, lambda *_: (), objective
       )
       self._update(window, meta_state)
       return window.meta_loss
@@ -184,11 +187,11 @@ class MetaTrainer(tf.Module):
     size, problem = self._meta_batch_size, self.problem
     lengths = self.num_steps, self.unroll_length
     init = lambda problem, key: self.meta_gradient.init(
-      problem, self.optimizer, key, *lengths
+      problem, self._learner, key, *lengths
     )
     if size == 1:
       return [init(problem, seed)]
-    if execution.stacks(self.optimizer, self.objective):
+    if execution.stacks(self._learner, self.objective):
       return [init(TaskBatch(problem, size), seed)]
     return [init(problem, key) for key in seeds.split(seed, size)]
 
@@ -206,11 +209,12 @@ class MetaTrainer(tf.Module):
       # A whole program runs on one core; a meta-gradient's state belongs to one group.
       most_groups = 1
     groups = execution.groups(
-      self.problem, self.optimizer, keys, most_groups, self.objective
+      self.problem, self._learner, keys, most_groups, self.objective
     )
     problem, _, params = groups[0]
     arrange = self.meta_gradient.arranged
-    optimizer = arrange(problem, self.optimizer, params, self._jit_compile)
+    objective, whole = self.objective, self._jit_compile
+    optimizer = arrange(problem, self._learner, params, objective, whole)
     evaluate = self.meta_gradient.evaluate
     carries = [unroll_lib.begin(p, optimizer, t, x, evaluate) for p, t, x in groups]
     with tf.name_scope("meta_optimizer/"):
@@ -223,7 +227,7 @@ class MetaTrainer(tf.Module):
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
     groups, optimizer, carries, meta_state, states = self._start(episode)
-    seed = self._estimation_seed(episode)
+    seed, objective = self._estimation_seed(episode), self.objective.at(episode)
     first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
     dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
     scalars = [(dtype, []), (dtype, []), (tf.bool, []), (tf.int32, [])]
@@ -234,7 +238,7 @@ class MetaTrainer(tf.Module):
       window_seed = seeds.fold_in(seed, i)
       first_losses = [c.loss for c in carries]
       window, carries, next_states = self._windows(
-        groups, optimizer, carries, states, window_seed, length, _observe
+        groups, optimizer, carries, states, window_seed, length, _observe, objective
       )
       values, meta_state = self._learn(window, first_losses, carries, meta_state)
       _, _, skipped, *_ = values  # A skipped window leaves these states unchanged.
@@ -285,7 +289,9 @@ class MetaTrainer(tf.Module):
     diverged = tf.cast(window.diverged, tf.int32)
     return (window.meta_loss, norm, skipped, diverged, loss, *sizes), meta_state
 
-  def _windows(self, groups, optimizer, carries, states, seed, length, observe):
+  def _windows(
+    self, groups, optimizer, carries, states, seed, length, observe, objective
+  ):
     """Runs one window of every group.
 
     Returns:
@@ -293,7 +299,7 @@ class MetaTrainer(tf.Module):
     """
     problem = groups[0].problem  # the same in all
     run = lambda task, carry, state, length: self.meta_gradient(
-      problem, optimizer, task, carry, length, observe, self.objective, state, seed
+      problem, optimizer, task, carry, length, observe, objective, state, seed
     )
     tasks = [group.task for group in groups]
     calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]

@@ -7,6 +7,7 @@ import keras
 
 from l2l_tf.meta.curriculum import Curriculum, check_lengths
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT
+from l2l_tf.meta.imitation import Imitation
 from l2l_tf.meta.objective import (
   MetaObjective,
   all_ones,
@@ -80,10 +81,22 @@ def _build_curriculum(settings: TrainingSettings) -> Curriculum:
 def _objective(settings: TrainingSettings) -> dict[str, Any]:
   """Returns the trainer's arguments that define the meta-loss and its clipping."""
   relative, clip_norm = settings.relative_loss, settings.clip_norm
-  if settings.meta_loss is None:  # The meta-gradient may have weights of its own.
+  if settings.meta_loss is None and settings.imitation is None:
+    # The meta-gradient may have weights of its own.
     return {"relative_loss": relative, "clip_norm": clip_norm}
   common = {"relative": relative, "clip_norm": clip_norm}
-  return {"objective": MetaObjective(**_META_LOSSES[settings.meta_loss], **common)}
+  common["imitation"] = _imitation(settings)
+  return {
+    "objective": MetaObjective(**_META_LOSSES[settings.meta_loss or "sum"], **common)
+  }
+
+
+def _imitation(settings: TrainingSettings) -> Imitation | None:
+  if settings.imitation is None:
+    return None
+  rate = {"learning_rate": 0.001}  # if the expression says none
+  teacher = vocabulary.build(settings.imitation, "optimizer", **rate)
+  return Imitation(teacher, settings.imitation_weight, settings.imitation_half_life)
 
 
 def _build_meta_optimizer(settings: TrainingSettings) -> Optimizer:

@@ -19,6 +19,7 @@ CHOICES = {
   "schedule": ("cosine", "constant"),
   "meta_loss": ("sum", "last", "mean", "log_relative", "best"),
 }
+IMITATION = (1.0, 100.0)  # default weight and half-life
 # Settings whose defaults are the recipe's, whatever is trained. The recipe's others are
 # in `_optimizer` and `_meta_optimizer`.
 _OF_RECIPE = (
@@ -49,6 +50,9 @@ class TrainingSettings:
   clip_norm: float | None = None
   meta_loss: str | None = None  # one of CHOICES, "sum" by default
   relative_loss: bool | None = None
+  imitation: str | None = None  # None: nothing is imitated
+  imitation_weight: float | None = None
+  imitation_half_life: float | None = None
   second_derivatives: bool | None = None  # None: False
   meta_gradient: str | None = None  # None: TruncatedBPTT, by second_derivatives
   optimizer: str | None = None
@@ -79,6 +83,7 @@ class TrainingSettings:
       **self._of_recipe(recipe),
       **self._optimizer(recipe),
       **self._meta_gradient(),
+      **self._imitation(),
       **self._with_curriculum(self._meta_optimizer(recipe)),
     )
 
@@ -123,6 +128,17 @@ class TrainingSettings:
     if self.meta_loss is not None:
       self._choice("meta_loss")
     return {"meta_gradient": text}
+
+  def _imitation(self) -> dict[str, Any]:
+    names = ("imitation_weight", "imitation_half_life")
+    if self.imitation is None:
+      self._refuse(names, "no --imitation, which says what is imitated")
+      return {}
+    defaults = zip(names, IMITATION, strict=True)
+    values = {
+      k: x if getattr(self, k) is None else getattr(self, k) for k, x in defaults
+    }
+    return {"imitation": vocabulary.check(self.imitation, "optimizer").text, **values}
 
   def _with_curriculum(self, values: dict[str, Any]) -> dict[str, Any]:
     if self.curriculum is None:

@@ -17,7 +17,7 @@ import math
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import AUTO, CHOICES, TrainingSettings
+from l2l_tf.runs.settings import AUTO, CHOICES, IMITATION, TrainingSettings
 from l2l_tf.scripts import launch
 
 
@@ -127,6 +127,24 @@ flags.DEFINE_bool(
   "Whether a window's meta-loss is divided by the loss where it starts, so that tasks"
   f" of any unit, and late windows, count alike; {_recipe('relative_loss')}",
 )
+flags.DEFINE_string(
+  "imitation",
+  None,
+  "Optimizer whose updates are imitated at first, written as --optimizer is, as in"
+  " 'Adam(learning_rate=0.001)', its default rate; the relative distance from its"
+  " updates is added to the meta-loss; by default there is none.",
+)
+flags.DEFINE_float(
+  "imitation_weight",
+  None,
+  f"Weight of that distance in the first epoch; by default {IMITATION[0]:g}.",
+)
+flags.DEFINE_float(
+  "imitation_half_life",
+  None,
+  "Epochs in which the weight halves, inf for a constant one; by default"
+  f" {IMITATION[1]:g}.",
+)
 flags.DEFINE_bool(
   "second_derivatives",
   None,
@@ -218,8 +236,13 @@ launch.expression("optimizer", "optimizer")
 launch.expression("meta_optimizer", "optimizer")
 launch.expression("meta_gradient", "meta_gradient")
 launch.expression("curriculum", "curriculum")
+launch.expression("imitation", "optimizer")
 launch.files("imports")
 launch.positive_number("learning_rate")
+launch.positive_number("imitation_weight")
+flags.register_validator(
+  "imitation_half_life", lambda x: x is None or x > 0, "it must be positive"
+)
 flags.register_validator(
   "unroll_length",
   lambda x: x in (None, AUTO) or (x.isdecimal() and int(x) > 0),

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from l2l_tf import dtypes
 from l2l_tf.meta import unroll
+from l2l_tf.meta.imitation import mean_distance
 from l2l_tf.meta.objective import Curve, MetaObjective
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
@@ -46,6 +47,7 @@ class MetaGradient(abc.ABC):
     problem: Problem,
     optimizer: Optimizer,
     params: list[tf.Tensor],
+    objective: MetaObjective,
     is_compiled: bool = False,
   ) -> Optimizer:
     """Returns what to run in place of the optimizer, which computes the same.
@@ -54,9 +56,10 @@ class MetaGradient(abc.ABC):
       problem: what it is run on.
       optimizer: that is meta-trained.
       params: the parameters that it moves.
+      objective: the meta-loss.
       is_compiled: whether XLA compiles the whole episode.
     """
-    del problem, params, is_compiled
+    del problem, params, objective, is_compiled
     return optimizer
 
   def init(
@@ -141,13 +144,15 @@ def run_window(
   see = lambda c, updates: (unroll.meta_loss(problem, task, c), observe(c, updates))
   end, (losses, observed) = loop(problem, optimizer, task, carry, length, see, evaluate)
   (losses,) = dtypes.for_sum([losses])
-  return with_least(end, losses), curve_of(carry, losses), observed
+  return with_least(end, losses), curve_of(carry, end, losses), observed
 
 
-def curve_of(carry: unroll.Carry, losses: tf.Tensor) -> Curve:
-  """Returns the meta-losses [T] of a window that started at `carry`."""
+def curve_of(start: unroll.Carry, end: unroll.Carry, losses: tf.Tensor) -> Curve:
+  """Returns the meta-losses [T] of a window between two carries."""
   cast = lambda x: tf.cast(x, losses.dtype)
-  return Curve(losses, cast(carry.loss), cast(carry.first_loss), cast(carry.least))
+  distance = mean_distance(start.state, end.state, tf.shape(losses)[0])
+  values = start.loss, start.first_loss, start.least, distance
+  return Curve(losses, *map(cast, values))
 
 
 def with_least(end: unroll.Carry, losses: tf.Tensor) -> unroll.Carry:

@@ -195,7 +195,7 @@ class Runner:
 
     def score(lane):
       start, end, losses = lane
-      curve = curve_of(start, losses)
+      curve = curve_of(start, end, losses)
       value = self.objective.of_curve(curve)
       value, _ = self.objective.in_units(value, [], curve.start)
       return with_least(end, losses), value

@@ -36,7 +36,7 @@ class RecordedBPTT(MetaGradient):
       and not problem.has_meta_loss
     )
 
-  def arranged(self, problem, optimizer, params, is_compiled=False):
+  def arranged(self, problem, optimizer, params, objective, is_compiled=False):
     return execution.arranged(problem, optimizer, params, is_compiled)
 
   def __call__(

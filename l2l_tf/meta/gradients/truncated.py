@@ -55,9 +55,9 @@ class TruncatedBPTT(MetaGradient):
       return RecordedBPTT()
     return self._taped
 
-  def arranged(self, problem, optimizer, params, is_compiled=False):
-    method = self.method(problem, optimizer)
-    return method.arranged(problem, optimizer, params, is_compiled)
+  def arranged(self, problem, optimizer, params, objective, is_compiled=False):
+    method = self.method(problem, optimizer, objective)
+    return method.arranged(problem, optimizer, params, objective, is_compiled)
 
   def __call__(
     self,

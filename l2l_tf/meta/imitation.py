@@ -1,0 +1,134 @@
+"""Imitation of a hand-designed optimizer, as an extra term of the meta-loss.
+
+Chen et al. 2020, section 3.2: an optimizer that is to match a teacher's updates at
+first, and less and less so, learns from long episodes whose meta-gradients alone would
+lead it astray. https://arxiv.org/abs/2010.09089
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import dtypes
+from l2l_tf.optimizers import ALL, TENSOR, Optimizer
+from l2l_tf.optimizers.wrapper import Wrapper
+
+
+@dataclasses.dataclass(frozen=True)
+class Imitation:
+  """What to imitate, and how much that counts.
+
+  The term is weight * 2^(-episode / half_life) * d. The distance d is the mean over a
+  window's steps of ||u - u*||^2 / ||u*||^2, where u are the updates of all parameters
+  and u* those of the teacher, which follows the same trajectory and meets the same
+  gradients.
+
+  Attributes:
+    teacher: an optimizer, usually hand-designed, with its learning rate.
+    weight: of the distance in the meta-loss of the first episode.
+    half_life: episodes in which the weight halves; inf keeps it.
+
+  >>> imitation = Imitation(teacher=Adam(0.001), weight=10.0, half_life=50)
+  >>> trainer = MetaTrainer(
+  ...   Quadratic(), CoordinatewiseLSTM(), objective=MetaObjective(imitation=imitation))
+  """
+
+  teacher: Optimizer
+  weight: Any = 1.0
+  half_life: float = 100.0
+
+  def __post_init__(self):
+    if not isinstance(self.teacher, Optimizer):
+      raise ValueError(
+        f"Imitation got teacher={self.teacher!r}; give an optimizer of l2l_tf, such as"
+        " Adam(0.001)."
+      )
+    is_number = not tf.is_tensor(self.weight)
+    if is_number and not 0 < self.weight < float("inf"):
+      raise ValueError(
+        f"Imitation got weight={self.weight}; it must be positive and finite."
+      )
+    if not self.half_life > 0:
+      raise ValueError(
+        f"Imitation got half_life={self.half_life}; it must be positive."
+      )
+
+  def at(self, episode: tf.Tensor) -> "Imitation":
+    """Returns it as it counts in an episode, whose number counts from 0."""
+    halvings = tf.cast(episode, tf.float32) / self.half_life
+    return dataclasses.replace(self, weight=self.weight * 2.0**-halvings)
+
+
+class Imitated(NamedTuple):
+  """State of `Imitating`."""
+
+  own: Any  # the state of the optimizer that learns
+  teacher: Any  # the state of the teacher
+  total: tf.Tensor  # [], sum of the distances so far
+
+
+class Imitating(Wrapper):
+  """Takes an optimizer's steps, and notes how far they are from a teacher's."""
+
+  def __init__(self, optimizer: Optimizer, teacher: Optimizer):
+    """Wraps the optimizer that learns; its phi is that of the whole."""
+    super().__init__(optimizer)
+    self.teacher = teacher
+
+  @property
+  def config(self) -> dict[str, Any]:
+    return {"optimizer": self.inner, "teacher": self.teacher}
+
+  def rewrapped(self, optimizer):
+    return Imitating(optimizer, self.teacher)
+
+  @property
+  def coupling(self):
+    # All updates enter one distance: the whole cannot be cut by coordinates.
+    return ALL if ALL in (self.inner.coupling, self.teacher.coupling) else TENSOR
+
+  @property
+  def reads(self):
+    return self.inner.reads | self.teacher.reads
+
+  def initial_state(self, params):
+    states = self.inner.initial_state(params), self.teacher.initial_state(params)
+    return Imitated(*states, tf.zeros([], dtypes.of_sum(params)))
+
+  def __call__(self, grads, state, params=None, loss=None):
+    arguments = {"params": params, "loss": loss}
+    updates, own = self.inner(grads, state.own, **arguments)
+    targets, teacher = self.teacher(grads, state.teacher, **arguments)
+    total = state.total + _relative_distance(updates, targets, state.total.dtype)
+    return updates, Imitated(
+      own, tf.nest.map_structure(tf.stop_gradient, teacher), total
+    )
+
+  def diagnostics(self, grads, state):
+    return self.inner.diagnostics(grads, state.own)
+
+
+def imitating(optimizer: Optimizer, imitation: Imitation | None) -> Optimizer:
+  """Returns the optimizer as it is to be run while it learns."""
+  return optimizer if imitation is None else Imitating(optimizer, imitation.teacher)
+
+
+def mean_distance(start: Any, end: Any, num_steps: tf.Tensor) -> tf.Tensor | float:
+  """Returns the distance d of a window, given the optimizer's state before and after.
+
+  It is 0 if nothing is imitated.
+  """
+  if not isinstance(end, Imitated):
+    return 0.0
+  return (end.total - start.total) / tf.cast(num_steps, end.total.dtype)
+
+
+def _relative_distance(updates, targets, dtype) -> tf.Tensor:
+  """Returns ||u - u*||^2 / ||u*||^2, finite where the teacher stands still."""
+  square = lambda tensors: tf.add_n(
+    [tf.reduce_sum(tf.square(tf.cast(x, dtype))) for x in tensors]
+  )
+  targets = [tf.stop_gradient(t) for t in targets]
+  difference = [u - t for u, t in zip(updates, targets, strict=True)]
+  return square(difference) / tf.maximum(square(targets), tf.cast(1e-12, dtype))
