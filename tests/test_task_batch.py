@@ -9,7 +9,8 @@ from test_optimizers import TABLE
 
 from l2l_tf import cores, seeds
 from l2l_tf.meta import execution, unroll
-from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.gradients import PES, TruncatedBPTT
+from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import (
   COORDINATE,
@@ -30,6 +31,7 @@ from l2l_tf.problems import (
 )
 
 SEED = seeds.make(0, seeds.TRAINING, 3)
+KEYS = seeds.split(seeds.make(0, seeds.TRAINING, 0), 3)  # of the first meta-batch
 
 
 class Sorted(Problem):
@@ -105,6 +107,29 @@ def test_a_meta_batch_of_projected_tasks_is_the_mean_over_the_tasks():
     np.testing.assert_allclose(gradient, np.mean(each, axis=0), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_gradient_of_each_task_is_clipped_before_the_mean(relative):
+  optimizer = lstm()
+  objective = MetaObjective(relative=relative, task_clip_norm=0.05)
+  run = trainer(Polynomial(4, 8), optimizer, meta_batch_size=3, objective=objective)
+  window, singles = together_and_alone(run, optimizer)
+  clipped = []
+  for single, key in zip(singles, KEYS):
+    first = unroll.start(run.problem, optimizer, key)[1].loss
+    flat = np.concatenate([np.ravel(g) for g in single.meta_gradient])
+    most = 0.05 * (abs(first) if relative else 1.0)
+    assert np.linalg.norm(flat) > most
+    clipped.append(flat * most / np.linalg.norm(flat))
+  found = np.concatenate([np.ravel(g) for g in window.meta_gradient])
+  np.testing.assert_allclose(found, np.mean(clipped, axis=0), rtol=1e-3, atol=1e-7)
+
+
+def test_particles_clip_no_task_of_their_own():
+  objective = MetaObjective(task_clip_norm=1.0)
+  with pytest.raises(ValueError, match="leave out task_clip_norm, and give clip_norm"):
+    trainer(Polynomial(4, 8), lstm(), meta_gradient=PES(), objective=objective)
+
+
 def test_tasks_start_differently_and_meet_different_mini_batches():
   batch = TaskBatch(digits_mlp(), 2)
   params, constants = batch.init(SEED)
@@ -173,8 +198,7 @@ def together_and_alone(run, optimizer):
     task, carry = unroll.start(run.problem, optimizer, key)
     return TruncatedBPTT()(run.problem, optimizer, task, carry, 3, observe)[0]
 
-  keys = tf.unstack(seeds.split(seeds.make(0, seeds.TRAINING, 0), 3))
-  return window, [single(key) for key in keys]
+  return window, [single(key) for key in KEYS]
 
 
 @pytest.mark.parametrize(

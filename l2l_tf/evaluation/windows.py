@@ -232,9 +232,8 @@ def _runner(problem, optimizer, meta_gradient, objective) -> Callable:
       window, _ = meta_gradient(
         problem, optimizer, task, carry, length, lambda *_: (), objective
       )
-      _, gradient = objective.in_units(
-        window.meta_loss, window.meta_gradient, carry.loss
-      )
+      gradient = objective.of_task(window.meta_gradient, carry.loss)
+      _, gradient = objective.in_units(window.meta_loss, gradient, carry.loss)
       norm = tf.linalg.global_norm(dtypes.for_sum(gradient))
       gradient = objective.clipped(gradient, norm)
       flat = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradient]

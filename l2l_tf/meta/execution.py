@@ -89,7 +89,8 @@ def arranged(
 
 def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
   """Whether several tasks can share one call, and one loss, the sum of theirs."""
-  return optimizer.coupling == COORDINATE and objective.is_weighted_sum
+  is_sum = objective.is_weighted_sum and not objective.clips_tasks
+  return optimizer.coupling == COORDINATE and is_sum
 
 
 def groups(

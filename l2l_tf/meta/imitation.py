@@ -114,14 +114,18 @@ def imitating(optimizer: Optimizer, imitation: Imitation | None) -> Optimizer:
   return optimizer if imitation is None else Imitating(optimizer, imitation.teacher)
 
 
-def mean_distance(start: Any, end: Any, num_steps: tf.Tensor) -> tf.Tensor | float:
-  """Returns the distance d of a window, given the optimizer's state before and after.
+def mean_distance(start: Any, end: Any, losses: tf.Tensor) -> tf.Tensor | float:
+  """Returns the distance d of a window; 0 if nothing is imitated.
 
-  It is 0 if nothing is imitated.
+  Args:
+    start: the optimizer's state before the window.
+    end: its state after the window.
+    losses: those of the window, [T].
   """
   if not isinstance(end, Imitated):
     return 0.0
-  return (end.total - start.total) / tf.cast(num_steps, end.total.dtype)
+  num_steps = tf.cast(tf.shape(losses)[0], end.total.dtype)
+  return tf.cast((end.total - start.total) / num_steps, losses.dtype)
 
 
 def _relative_distance(updates, targets, dtype) -> tf.Tensor:

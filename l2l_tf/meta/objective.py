@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from l2l_tf import dtypes
 from l2l_tf.meta.imitation import Imitation
 
 
@@ -87,7 +88,11 @@ class MetaObjective:
       step.
     relative: whether the meta-loss is divided by the size of the loss where the window
       starts; then tasks of any unit, and late windows, count alike.
-    clip_norm: global norm to which the meta-gradient is clipped.
+    clip_norm: global norm to which the meta-gradient of a window is clipped, the mean
+      over the tasks of a meta-batch.
+    task_clip_norm: global norm to which that of each task is clipped before the mean is
+      taken, so that no task drowns the others; the tasks then run one by one. It is
+      relative too, if the meta-loss is.
     function: any function of the window's `Curve`, in place of the weights:
       `mean_loss`, `log_relative_loss`, `best_loss` or one of your own. Evolution
       strategies need no derivative of it.
@@ -101,6 +106,7 @@ class MetaObjective:
   clip_norm: float = float("inf")
   function: Callable[[Curve], tf.Tensor] | None = None
   imitation: Imitation | None = None
+  task_clip_norm: float = float("inf")
 
   def __post_init__(self):
     if self.function is not None and self.weights is not all_ones:
@@ -108,10 +114,10 @@ class MetaObjective:
         "MetaObjective got a function and weights; the function says by itself how the"
         " losses count, so leave the weights out."
       )
-    if not self.clip_norm > 0:
-      raise ValueError(
-        f"clip_norm={self.clip_norm} must be positive; inf turns it off."
-      )
+    for name in ("clip_norm", "task_clip_norm"):
+      norm = getattr(self, name)
+      if not norm > 0:
+        raise ValueError(f"{name}={norm} must be positive; inf turns it off.")
 
   def step_weights(self, length: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Returns w_1, ..., w_T of a window of `length` steps; [T].
@@ -180,7 +186,31 @@ class MetaObjective:
 
   def clipped(self, gradient: list[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
     """Scales a gradient of the given global norm down to `clip_norm`."""
-    if self.clip_norm == float("inf"):
+    return _clipped(gradient, norm, self.clip_norm)
+
+  @property
+  def clips_tasks(self) -> bool:
+    """Whether the gradients of single tasks are needed, not only their mean."""
+    return self.task_clip_norm != float("inf")
+
+  def of_task(
+    self, gradient: list[tf.Tensor], first_loss: tf.Tensor
+  ) -> list[tf.Tensor]:
+    """Scales the gradient of one task's window down to `task_clip_norm`.
+
+    Args:
+      gradient: not yet relative.
+      first_loss: where the window starts.
+    """
+    if not self.clips_tasks:
       return gradient
-    scale = self.clip_norm / tf.maximum(norm, self.clip_norm)
-    return [tf.cast(scale, g.dtype) * g for g in gradient]
+    norm = tf.linalg.global_norm(dtypes.for_sum(gradient))
+    unit = tf.abs(tf.cast(first_loss, norm.dtype)) if self.relative else 1.0
+    return _clipped(gradient, norm, self.task_clip_norm * unit)
+
+
+def _clipped(gradient, norm: tf.Tensor, most: float | tf.Tensor) -> list[tf.Tensor]:
+  if isinstance(most, float) and most == float("inf"):
+    return gradient
+  scale = most / tf.maximum(norm, most)
+  return [tf.cast(scale, g.dtype) * g for g in gradient]

@@ -93,16 +93,7 @@ class MetaTrainer(tf.Module):
         f"jit_compile=True with meta_batch_size={meta_batch_size} would compile anew in"
         " every episode; leave one of them out."
       )
-    if meta_gradient.draws_tasks and meta_batch_size > 1:
-      raise ValueError(
-        f"{type(meta_gradient).__name__} draws its own tasks, one for each of its"
-        f" pairs; leave out meta_batch_size={meta_batch_size} and give more pairs."
-      )
-    if meta_gradient.draws_tasks and curriculum is not None:
-      raise ValueError(
-        f"{type(meta_gradient).__name__} has episodes of its own, which a curriculum"
-        " does not reach; leave it out, and give horizon=(least, most) to vary them."
-      )
+    _check_particles(meta_gradient, meta_batch_size, objective, curriculum)
     if not optimizer.trainable_variables:
       raise ValueError(
         f"{type(optimizer).__name__} has no weights to meta-train; give a learned"
@@ -298,9 +289,14 @@ class MetaTrainer(tf.Module):
       The window's mean over all tasks, and every group's carry and state after it.
     """
     problem = groups[0].problem  # the same in all
-    run = lambda task, carry, state, length: self.meta_gradient(
-      problem, optimizer, task, carry, length, observe, objective, state, seed
-    )
+
+    def run(task, carry, state, length):
+      window, state = self.meta_gradient(
+        problem, optimizer, task, carry, length, observe, objective, state, seed
+      )
+      gradient = objective.of_task(window.meta_gradient, carry.loss)
+      return window._replace(meta_gradient=gradient), state
+
     tasks = [group.task for group in groups]
     calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]
     results = execution.side_by_side(run, calls)
@@ -327,6 +323,28 @@ class MetaTrainer(tf.Module):
         variable.assign_add(tf.where(finite, update, tf.zeros_like(update)))
       keep = lambda new, old: tf.where(finite, new, old)
       return norm, ~finite, tf.nest.map_structure(keep, next_state, meta_state)
+
+
+def _check_particles(meta_gradient, meta_batch_size, objective, curriculum) -> None:
+  """Raises ValueError for what an estimator with episodes of its own cannot have."""
+  if not meta_gradient.draws_tasks:
+    return
+  name = type(meta_gradient).__name__
+  if meta_batch_size > 1:
+    raise ValueError(
+      f"{name} draws its own tasks, one for each of its pairs; leave out"
+      f" meta_batch_size={meta_batch_size} and give more pairs."
+    )
+  if objective is not None and objective.clips_tasks:
+    raise ValueError(
+      f"{name} estimates one gradient over all of its tasks; leave out task_clip_norm,"
+      " and give clip_norm."
+    )
+  if curriculum is not None:
+    raise ValueError(
+      f"{name} has episodes of its own, which a curriculum does not reach; leave it"
+      " out, and give horizon=(least, most) to vary them."
+    )
 
 
 def _objective(objective, meta_gradient, relative, clip_norm) -> MetaObjective:

@@ -81,11 +81,13 @@ def _build_curriculum(settings: TrainingSettings) -> Curriculum:
 def _objective(settings: TrainingSettings) -> dict[str, Any]:
   """Returns the trainer's arguments that define the meta-loss and its clipping."""
   relative, clip_norm = settings.relative_loss, settings.clip_norm
-  if settings.meta_loss is None and settings.imitation is None:
-    # The meta-gradient may have weights of its own.
+  own = settings.meta_loss, settings.imitation, settings.task_clip_norm
+  if all(x is None for x in own):  # The meta-gradient may have weights of its own.
     return {"relative_loss": relative, "clip_norm": clip_norm}
   common = {"relative": relative, "clip_norm": clip_norm}
   common["imitation"] = _imitation(settings)
+  if settings.task_clip_norm is not None:
+    common["task_clip_norm"] = settings.task_clip_norm
   return {
     "objective": MetaObjective(**_META_LOSSES[settings.meta_loss or "sum"], **common)
   }

@@ -48,6 +48,7 @@ class TrainingSettings:
   schedule: str | None = None  # "cosine", the default, or "constant"
   meta_optimizer: str | None = None  # None: Adam
   clip_norm: float | None = None
+  task_clip_norm: float | None = None  # None: inf
   meta_loss: str | None = None  # one of CHOICES, "sum" by default
   relative_loss: bool | None = None
   imitation: str | None = None  # None: nothing is imitated

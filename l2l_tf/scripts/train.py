@@ -113,6 +113,12 @@ flags.DEFINE_float(
   f"Global norm to which meta-gradients are clipped, inf for no clipping;"
   f" {_recipe('clip_norm')}",
 )
+flags.DEFINE_float(
+  "task_clip_norm",
+  None,
+  "Global norm to which the meta-gradient of each task of a meta-batch is clipped, so"
+  " that no task drowns the others; by default inf, for no clipping.",
+)
 flags.DEFINE_enum(
   "meta_loss",
   None,
@@ -248,9 +254,10 @@ flags.register_validator(
   lambda x: x in (None, AUTO) or (x.isdecimal() and int(x) > 0),
   "it must be a positive integer, or auto",
 )
-flags.register_validator(
-  "clip_norm", lambda x: x is None or x > 0, "it must be positive; inf turns it off"
-)
+for _name in ("clip_norm", "task_clip_norm"):
+  flags.register_validator(
+    _name, lambda x: x is None or x > 0, "it must be positive; inf turns it off"
+  )
 flags.register_validator(
   "output_scale",
   lambda x: x is None or math.isfinite(x),

@@ -150,9 +150,8 @@ def run_window(
 def curve_of(start: unroll.Carry, end: unroll.Carry, losses: tf.Tensor) -> Curve:
   """Returns the meta-losses [T] of a window between two carries."""
   cast = lambda x: tf.cast(x, losses.dtype)
-  distance = mean_distance(start.state, end.state, tf.shape(losses)[0])
-  values = start.loss, start.first_loss, start.least, distance
-  return Curve(losses, *map(cast, values))
+  values = map(cast, (start.loss, start.first_loss, start.least))
+  return Curve(losses, *values, mean_distance(start.state, end.state, losses))
 
 
 def with_least(end: unroll.Carry, losses: tf.Tensor) -> unroll.Carry:
