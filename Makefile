@@ -10,7 +10,7 @@ RUN_TRAIN = $(VENV)/bin/l2l-train --problem=quadratic \
   --save_path=tensorboard_logs/quadratic --trace_graph
 RUN_EVALUATE = $(VENV)/bin/l2l-evaluate --problem=quadratic \
   --path=tensorboard_logs/quadratic/optimizer.l2l.npz
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test lint clean

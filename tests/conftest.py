@@ -18,6 +18,12 @@ from l2l_tf.optimizers import CoordinatewiseLSTM
 from l2l_tf.storage import export
 
 
+def pytest_collection_modifyitems(items):
+  """Puts files that wait for processes first, lest a worker waits for one alone."""
+  waiting = {i.path for i in items if any("forks" in f for f in i.fixturenames)}
+  items.sort(key=lambda item: item.path not in waiting)
+
+
 @pytest.fixture(params=[True, False], ids=["input", "no_input"], scope="module")
 def sequential(request):
   """Returns what builds a model of two layers, with an `Input` and without one."""

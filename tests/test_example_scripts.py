@@ -66,13 +66,6 @@ def test_meta_train_your_model(run, tmp_path):
   assert names == {"curves.csv", "curves.png", "optimizer.l2l.npz", "summary.csv"}
 
 
-def test_windows(run, tmp_path):
-  flags = ["--num_steps=10", "--warm_up=1", "--num_episodes=2", "--picture=it.png"]
-  printed = run("windows.py", *flags)
-  assert re.search(r"^Windows of (5|10) steps", printed, re.MULTILINE)
-  assert (tmp_path / "it.png").stat().st_size > 10_000
-
-
 def test_influence_balancing(run, tmp_path):
   printed = run("influence_balancing.py", "--num_episodes=2", "--num_seeds=1")
   assert -0.3 < float(re.search(r"PES ends at phi = (\S+);", printed)[1]) < 0.0

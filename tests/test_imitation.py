@@ -89,6 +89,15 @@ def test_its_gradient_holds_the_teacher_still():
   np.testing.assert_allclose(found.meta_gradient[0], expected, rtol=1e-6)
 
 
+def test_a_step_s_distance_is_bounded():
+  optimizer = imitating(Rate(), Imitation(SGD(0.01)))
+  state = optimizer.initial_state([tf.zeros([2], tf.float64)])
+  for grads in ([0.0, 0.0], [np.inf, 1.0], [np.nan, 1.0]):
+    _, state = optimizer([tf.constant(grads, tf.float64)], state)
+  # Nobody moves; then two distances that are not finite.
+  assert float(state.total) == 2e4
+
+
 def test_its_weight_halves():
   imitation = Imitation(SGD(0.01), weight=3.0, half_life=10.0)
   weights = [float(imitation.at(tf.constant(n)).weight) for n in (0, 10, 30)]

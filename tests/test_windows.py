@@ -7,7 +7,14 @@ import pytest
 import tensorflow as tf
 
 from l2l_tf.evaluation import plots, windows
-from l2l_tf.meta.gradients import PES, TruncatedBPTT
+from l2l_tf.meta.gradients import (
+  PES,
+  MetaGradient,
+  TruncatedBPTT,
+  Window,
+  run_window,
+)
+from l2l_tf.meta.imitation import Imitation
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
 from l2l_tf.problems import Problem, Quadratic
@@ -134,9 +141,50 @@ def test_a_longer_window_sees_more_of_what_an_update_does():
   assert found.table().count("*") == 1
 
 
+class Counting(MetaGradient):
+  """One whose estimate is 1, 2, ... in the windows of an episode, drawn by its seed."""
+
+  def init(self, problem, optimizer, seed, num_steps, unroll_length):
+    return tf.zeros([], tf.float64)
+
+  def __call__(self, problem, optimizer, task, carry, length, observe,
+               objective=None, state=(), seed=None):  # fmt: skip
+    assert seed.shape == [2]
+    end, curve, observed = run_window(problem, optimizer, task, carry, length, observe)
+    return Window([state + 1.0], objective.of_curve(curve), end, observed), state + 1.0
+
+
+def test_an_estimator_of_ones_own_has_its_state_and_seed():
+  places = bowl(meta_gradient=Counting()).places
+  assert [p.norm for p in places] == [1.0, 2.0, 3.0, 4.0, 1.0, 2.0]
+
+
+def test_what_is_imitated_counts_as_in_the_first_episode():
+  # (1 - rate / 0.05)^2 in every step, whatever the trajectory.
+  nothing = lambda curve: 0.0 * curve.losses[0]
+  imitation = Imitation(SGD(0.05), weight=3.0, half_life=1.0)
+  found = bowl(objective=MetaObjective(function=nothing, imitation=imitation))
+  for place in found.places:
+    np.testing.assert_allclose(place.norm, 3 * 2 * (_RATE / 0.05 - 1) / 0.05, rtol=1e-5)
+
+
+def test_a_meta_batch_has_so_much_less_noise():
+  noisy = np.random.default_rng(0).normal([0.0, 3.0], 1.0, [8, 2])
+  one, many = (
+    windows._judged(20, [], {10: noisy, 20: noisy}, size).lengths for size in (1, 100)
+  )
+  assert one[0].snr == many[0].snr and one[0].score < many[0].score <= 2.0
+
+
 @pytest.mark.parametrize(
   "num_steps, lengths",
-  [(3, [3]), (7, [7]), (100, [5, 10, 20, 50, 100]), (2000, [5, 8, 16, 40, 80, 200])],
+  [
+    (3, [3]),
+    (7, [7]),
+    (2018, [2]),
+    (100, [5, 10, 20, 50, 100]),
+    (2000, [5, 8, 16, 40, 80, 200]),
+  ],
 )
 def test_default_lengths_are_divisors_about_a_factor_of_two_apart(num_steps, lengths):
   assert windows.default_lengths(num_steps)[:6] == lengths
@@ -148,6 +196,7 @@ def test_default_lengths_are_divisors_about_a_factor_of_two_apart(num_steps, len
     ({"meta_gradient": PES()}, "PES has particles and episodes of its own"),
     ({"lengths": [3, 5]}, "num_steps=12 must be a positive multiple of"),
     ({"num_episodes": 1}, "num_episodes=1 must be at least 2"),
+    ({"meta_gradient": TruncatedBPTT([0.0, 1.0])}, "has 2 weights, for windows of"),
   ],
 )
 def test_what_cannot_be_measured_is_one_sentence(arguments, message):
@@ -183,6 +232,19 @@ def test_a_run_measures_once_and_says_what_it_chose(forks, tmp_path):
   ended = forks.run("train", *flags)
   assert ended.code == 0 and "Already finished" in ended.out
   assert "Windows of" not in ended.out and not (path / "windows.csv").exists()
+
+
+def test_a_directory_of_something_else_costs_no_measurement(forks, tmp_path):
+  run = ["train", "--problem=simple", "--unroll_length=auto"]
+  (tmp_path / "file").write_text("")
+  forks.run(*run, f"--save_path={tmp_path}/file").assert_mistake("is a file")
+  (tmp_path / "config.json").write_text("{")
+  forks.run(*run, f"--save_path={tmp_path}").assert_mistake("config.json' is damaged")
+  config = {"num_steps": 30, "unroll_length": 7}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  ended = forks.run(*run, f"--save_path={tmp_path}")
+  ended.assert_mistake("belongs to a run of another configuration", "num_steps=30, now")
+  assert "Measuring" not in str(ended.err)
 
 
 def test_particles_have_no_window_to_choose(forks, tmp_path):

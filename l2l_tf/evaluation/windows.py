@@ -19,7 +19,8 @@ from l2l_tf import dtypes, seeds, tables
 from l2l_tf.meta import unroll
 from l2l_tf.meta.curriculum import check_lengths
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT
-from l2l_tf.meta.objective import MetaObjective
+from l2l_tf.meta.imitation import imitating
+from l2l_tf.meta.objective import MetaObjective, all_ones
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
 from l2l_tf.storage import files
@@ -128,9 +129,10 @@ def measure(
   num_steps: int = 100,
   lengths: Sequence[int] | None = None,
   meta_gradient: MetaGradient = TruncatedBPTT(),  # noqa: B008
-  objective: MetaObjective = MetaObjective(),  # noqa: B008
+  objective: MetaObjective | None = None,
   num_episodes: int = 16,
   seed: int = 0,
+  meta_batch_size: int = 1,
 ) -> Measurement:
   """Measures meta-gradients by window, and says which length of window to take.
 
@@ -162,40 +164,55 @@ def measure(
     lengths: of windows, divisors of `num_steps`; by default some that are about a
       factor of two apart, from 5 to 1,000 steps.
     meta_gradient: by back-propagation; the other estimators are not biased by windows.
-    objective: the meta-loss and its clipping.
+    objective: the meta-loss and its clipping; by default as the meta-gradient says. An
+      imitation counts as in the first episode.
     num_episodes: tasks, the same for each length.
     seed: names the tasks, which are not those of a training.
+    meta_batch_size: tasks of which a training's meta-gradient is the mean; what is
+      measured, and clipped, is that of single tasks, but the score counts with s times
+      as many.
 
   Raises:
-    ValueError: if `meta_gradient` estimates from particles, a length does not divide
-      `num_steps`, or there are fewer than two episodes.
+    ValueError: if `meta_gradient` estimates from particles, the objective's weights
+      are for windows of one length, a length does not divide `num_steps`, or there are
+      fewer than two episodes.
   """
-  check_meta_gradient(meta_gradient)
+  if objective is None:
+    objective = MetaObjective(getattr(meta_gradient, "weights", all_ones))
+  check(meta_gradient, objective)
   if num_episodes < 2:
     raise ValueError(f"num_episodes={num_episodes} must be at least 2.")
   lengths = default_lengths(num_steps) if lengths is None else sorted(set(lengths))
   for length in lengths:
     check_lengths(num_steps, length)
-  run = _runner(problem, optimizer, meta_gradient, objective)
+  learner = imitating(optimizer, objective.imitation)
+  run = _runner(problem, learner, meta_gradient, objective.at(tf.constant(0)))
   keys = [seeds.make(seed, seeds.TUNING, i) for i in range(num_episodes)]
   places, sums = [], {}
   with tqdm.tqdm(total=len(lengths) * num_episodes, desc="Measuring windows") as bar:
     for length in lengths:
-      found = []
+      found, sizes = [], (num_steps, length)
       for key in keys:
-        found.append(run(key, num_steps // length, length))
+        state = meta_gradient.init(problem, learner, key, *sizes)
+        found.append(run(key, num_steps // length, length, state))
         bar.update()
-      gradients, norms = (np.stack(x, axis=1, dtype=np.float64) for x in zip(*found))
+      gradients, norms = (np.stack(x, axis=1) for x in zip(*found))
       places += [
         Place(length, k * length, _root_mean_square(norms[k]), *_statistics(g))
         for k, g in enumerate(gradients)  # [windows, episodes, phi]
       ]
       sums[length] = gradients.sum(axis=0)
-  return _judged(num_steps, places, sums)
+  return _judged(num_steps, places, sums, meta_batch_size)
 
 
-def check_meta_gradient(meta_gradient: MetaGradient) -> None:
-  """Raises ValueError if windows do not bias it, as with particles."""
+def check(meta_gradient: MetaGradient, objective: MetaObjective) -> None:
+  """Raises ValueError unless windows of several lengths can be compared."""
+  if not callable(objective.weights):
+    raise ValueError(
+      f"The meta-objective has {len(objective.weights)} weights, for windows of that"
+      " many steps; give that as unroll_length, or weights that are a function of the"
+      " length, such as last_only."
+    )
   if meta_gradient.draws_tasks:
     raise ValueError(
       f"{type(meta_gradient).__name__} has particles and episodes of its own, so there"
@@ -214,7 +231,7 @@ def default_lengths(num_steps: int) -> list[int]:
   for length in range(min(_SHORTEST, num_steps), min(_LONGEST, num_steps) + 1):
     if num_steps % length == 0 and (not lengths or length >= _SPACING * lengths[-1]):
       lengths.append(length)
-  return lengths or [num_steps]
+  return lengths or [max(n for n in range(1, _LONGEST) if num_steps % n == 0)]
 
 
 def _runner(problem, optimizer, meta_gradient, objective) -> Callable:
@@ -225,28 +242,39 @@ def _runner(problem, optimizer, meta_gradient, objective) -> Callable:
   size = sum(w.shape.num_elements() for w in optimizer.get_phi())
 
   @tf.function(autograph=False)
-  def run(seed, num_windows, length):
+  def run(seed, num_windows, length, state):
     task, carry = unroll.start(problem, optimizer, seed, meta_gradient.evaluate)
 
-    def take(carry):
-      window, _ = meta_gradient(
-        problem, optimizer, task, carry, length, lambda *_: (), objective
+    def take(now):
+      carry, state = now
+      window_seed = unroll.step_seed(task, carry.step)
+      window, state = meta_gradient(
+        problem, optimizer, task, carry, length, lambda *_: (), objective, state,
+        window_seed,
+      )  # fmt: skip
+      _, gradient = objective.in_units(
+        window.meta_loss, window.meta_gradient, carry.loss
       )
-      gradient = objective.of_task(window.meta_gradient, carry.loss)
-      _, gradient = objective.in_units(window.meta_loss, gradient, carry.loss)
       norm = tf.linalg.global_norm(dtypes.for_sum(gradient))
-      gradient = objective.clipped(gradient, norm)
+      most = min(objective.clip_norm, objective.task_clip_norm)
+      gradient = dataclasses.replace(objective, clip_norm=most).clipped(gradient, norm)
       flat = [tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradient]
-      return window.carry, (tf.concat(flat, axis=0), tf.cast(norm, tf.float32))
+      flat = tf.concat(flat, axis=0), tf.cast(norm, tf.float32)
+      return (window.carry, state), flat
 
     like = tf.TensorSpec([size], tf.float32), tf.TensorSpec([], tf.float32)
-    return unroll.repeat(take, carry, num_windows, like)[1]
+    return unroll.repeat(take, (carry, state), num_windows, like)[1]
 
-  return lambda seed, *lengths: run(seed, *map(tf.constant, lengths))
+  return lambda seed, count, length, state: run(
+    seed, tf.constant(count), tf.constant(length), state
+  )
 
 
 def _judged(
-  num_steps: int, places: list[Place], sums: dict[int, np.ndarray]
+  num_steps: int,
+  places: list[Place],
+  sums: dict[int, np.ndarray],
+  meta_batch_size: int = 1,
 ) -> Measurement:
   """Compares the lengths by the sums of their meta-gradients, [episodes, phi]."""
   ratios = {length: _statistics(x)[-1] for length, x in sums.items()}
@@ -260,7 +288,7 @@ def _judged(
   for length, ratio in ratios.items():
     count = num_steps / length
     alignment = _alignment(sums[length], sums[reference]) if ratio > 0 else 0.0
-    of_a_step = _MOMENTUM * max(ratio, 0.0) / count
+    of_a_step = _MOMENTUM * meta_batch_size * max(ratio, 0.0) / count
     share = 1 / np.sqrt(1 + 1 / of_a_step) if of_a_step > 0 else 0.0
     lengths.append(Length(length, ratio, alignment, float(count * alignment * share)))
   return Measurement(num_steps, places, lengths, reference)
@@ -279,6 +307,7 @@ def _statistics(gradients: np.ndarray) -> tuple[float, float]:
   """
   if not np.isfinite(gradients).all():
     return 0.0, 0.0
+  gradients = gradients.astype(np.float64)
   products = gradients @ gradients.T
   power = float(np.mean(np.diag(products)))
   sizes = np.sqrt(np.diag(products))
@@ -295,6 +324,7 @@ def _alignment(one: np.ndarray, other: np.ndarray) -> float:
   Only products of different episodes count, so that what an episode has in common with
   itself makes nothing look alike.
   """
+  one, other = (x.astype(np.float64) for x in (one, other))
   products = [_between(x @ y.T) for x, y in ((one, other), (one, one), (other, other))]
   if min(products[1:]) <= 0:
     return 0.0

@@ -14,6 +14,8 @@ from l2l_tf import dtypes
 from l2l_tf.optimizers import ALL, TENSOR, Optimizer
 from l2l_tf.optimizers.wrapper import Wrapper
 
+_MOST = 1e4  # distance of one step
+
 
 @dataclasses.dataclass(frozen=True)
 class Imitation:
@@ -22,7 +24,7 @@ class Imitation:
   The term is weight * 2^(-episode / half_life) * d. The distance d is the mean over a
   window's steps of ||u - u*||^2 / ||u*||^2, where u are the updates of all parameters
   and u* those of the teacher, which follows the same trajectory and meets the same
-  gradients.
+  gradients. A step's part of it is 10,000 at most, also where u is not finite.
 
   Attributes:
     teacher: an optimizer, usually hand-designed, with its learning rate.
@@ -65,7 +67,7 @@ class Imitated(NamedTuple):
 
   own: Any  # the state of the optimizer that learns
   teacher: Any  # the state of the teacher
-  total: tf.Tensor  # [], sum of the distances so far
+  total: tf.Tensor  # [], sum of the distances so far, in float64
 
 
 class Imitating(Wrapper):
@@ -92,18 +94,23 @@ class Imitating(Wrapper):
   def reads(self):
     return self.inner.reads | self.teacher.reads
 
+  @property
+  def jit_compile(self) -> bool:
+    """Whether XLA can compile both, as `execution.compiles` asks."""
+    both = self.inner, self.teacher
+    return all(getattr(optimizer, "jit_compile", True) for optimizer in both)
+
   def initial_state(self, params):
     states = self.inner.initial_state(params), self.teacher.initial_state(params)
-    return Imitated(*states, tf.zeros([], dtypes.of_sum(params)))
+    return Imitated(*states, tf.zeros([], tf.float64))
 
   def __call__(self, grads, state, params=None, loss=None):
     arguments = {"params": params, "loss": loss}
     updates, own = self.inner(grads, state.own, **arguments)
     targets, teacher = self.teacher(grads, state.teacher, **arguments)
-    total = state.total + _relative_distance(updates, targets, state.total.dtype)
-    return updates, Imitated(
-      own, tf.nest.map_structure(tf.stop_gradient, teacher), total
-    )
+    distance = tf.cast(_relative_distance(updates, targets), tf.float64)
+    teacher = tf.nest.map_structure(tf.stop_gradient, teacher)
+    return updates, Imitated(own, teacher, state.total + distance)
 
   def diagnostics(self, grads, state):
     return self.inner.diagnostics(grads, state.own)
@@ -128,11 +135,12 @@ def mean_distance(start: Any, end: Any, losses: tf.Tensor) -> tf.Tensor | float:
   return tf.cast((end.total - start.total) / num_steps, losses.dtype)
 
 
-def _relative_distance(updates, targets, dtype) -> tf.Tensor:
-  """Returns ||u - u*||^2 / ||u*||^2, finite where the teacher stands still."""
+def _relative_distance(updates, targets) -> tf.Tensor:
+  """Returns ||u - u*||^2 / ||u*||^2, bounded; also where the teacher stands still."""
   square = lambda tensors: tf.add_n(
-    [tf.reduce_sum(tf.square(tf.cast(x, dtype))) for x in tensors]
+    [tf.reduce_sum(tf.square(x)) for x in dtypes.for_sum(tensors)]
   )
   targets = [tf.stop_gradient(t) for t in targets]
   difference = [u - t for u, t in zip(updates, targets, strict=True)]
-  return square(difference) / tf.maximum(square(targets), tf.cast(1e-12, dtype))
+  distance = square(difference) / tf.maximum(square(targets), 1e-12)
+  return tf.where(distance < _MOST, distance, tf.constant(_MOST, distance.dtype))

@@ -91,8 +91,8 @@ class MetaObjective:
     clip_norm: global norm to which the meta-gradient of a window is clipped, the mean
       over the tasks of a meta-batch.
     task_clip_norm: global norm to which that of each task is clipped before the mean is
-      taken, so that no task drowns the others; the tasks then run one by one. It is
-      relative too, if the meta-loss is.
+      taken, so that no task drowns the others; the tasks then run one by one, and each
+      is relative to its own loss, if the meta-loss is relative.
     function: any function of the window's `Curve`, in place of the weights:
       `mean_loss`, `log_relative_loss`, `best_loss` or one of your own. Evolution
       strategies need no derivative of it.
@@ -158,8 +158,9 @@ class MetaObjective:
     value = self._of_losses(curve)
     if self.imitation is None:
       return value
-    # It has no unit, so `in_units` is not to divide it.
+    # It has no unit, so `in_units`, which takes the loss as a constant, undoes this.
     unit = tf.abs(curve.start) if self.relative else tf.ones_like(value)
+    unit = tf.stop_gradient(unit)
     weight = tf.cast(self.imitation.weight, value.dtype)
     return value + weight * unit * tf.cast(curve.distance, value.dtype)
 
@@ -190,27 +191,41 @@ class MetaObjective:
 
   @property
   def clips_tasks(self) -> bool:
-    """Whether the gradients of single tasks are needed, not only their mean."""
+    """Whether each task's gradient is clipped."""
     return self.task_clip_norm != float("inf")
 
+  @property
+  def is_per_task(self) -> bool:
+    """Whether a task's own window is put in units, not the mean over the tasks."""
+    return self.clips_tasks or self.imitation is not None
+
   def of_task(
-    self, gradient: list[tf.Tensor], first_loss: tf.Tensor
-  ) -> list[tf.Tensor]:
-    """Scales the gradient of one task's window down to `task_clip_norm`.
+    self, meta_loss: tf.Tensor, gradient: list[tf.Tensor], first_loss: tf.Tensor
+  ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns one task's meta-loss and gradient as they enter the mean over the tasks.
 
     Args:
-      gradient: not yet relative.
+      meta_loss: of the task's window.
+      gradient: of that.
       first_loss: where the window starts.
     """
-    if not self.clips_tasks:
-      return gradient
+    if not self.is_per_task:
+      return meta_loss, gradient
+    meta_loss, gradient = self.in_units(meta_loss, gradient, first_loss)
     norm = tf.linalg.global_norm(dtypes.for_sum(gradient))
-    unit = tf.abs(tf.cast(first_loss, norm.dtype)) if self.relative else 1.0
-    return _clipped(gradient, norm, self.task_clip_norm * unit)
+    return meta_loss, _clipped(gradient, norm, self.task_clip_norm)
+
+  def of_batch(
+    self, meta_loss: tf.Tensor, gradient: list[tf.Tensor], first_loss: tf.Tensor
+  ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns the mean over the tasks in units, unless they are in units already."""
+    if self.is_per_task:
+      return meta_loss, gradient
+    return self.in_units(meta_loss, gradient, first_loss)
 
 
-def _clipped(gradient, norm: tf.Tensor, most: float | tf.Tensor) -> list[tf.Tensor]:
-  if isinstance(most, float) and most == float("inf"):
+def _clipped(gradient, norm: tf.Tensor, most: float) -> list[tf.Tensor]:
+  if most == float("inf"):
     return gradient
   scale = most / tf.maximum(norm, most)
   return [tf.cast(scale, g.dtype) * g for g in gradient]

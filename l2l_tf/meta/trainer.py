@@ -268,7 +268,7 @@ class MetaTrainer(tf.Module):
     """Takes a meta-step after a window; returns what to record, and the meta-state."""
     first_loss = dtypes.add(first_losses) / self._meta_batch_size
     if not self.meta_gradient.draws_tasks:  # It knows where its own windows start.
-      meta_loss, gradient = self.objective.in_units(
+      meta_loss, gradient = self.objective.of_batch(
         window.meta_loss, window.meta_gradient, first_loss
       )
       window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
@@ -294,8 +294,12 @@ class MetaTrainer(tf.Module):
       window, state = self.meta_gradient(
         problem, optimizer, task, carry, length, observe, objective, state, seed
       )
-      gradient = objective.of_task(window.meta_gradient, carry.loss)
-      return window._replace(meta_gradient=gradient), state
+      if not self.meta_gradient.draws_tasks:
+        meta_loss, gradient = objective.of_task(
+          window.meta_loss, window.meta_gradient, carry.loss
+        )
+        window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
+      return window, state
 
     tasks = [group.task for group in groups]
     calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]

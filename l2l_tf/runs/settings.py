@@ -74,6 +74,10 @@ class TrainingSettings:
     Raises:
       ValueError: for an unknown name, or two settings that exclude each other.
     """
+    if isinstance(self.unroll_length, str) and self.unroll_length != AUTO:
+      raise ValueError(
+        f"unroll_length={self.unroll_length!r} must be a number, or {AUTO!r}."
+      )
     recipe = presets.get(self.problem)
     path = self.save_path or f"tensorboard_logs/{presets.short_name(self.problem)}"
     is_preset = self.problem in presets.PRESETS

@@ -38,7 +38,8 @@ _ENDING = ("evaluation_period", "patience")
 _HYPER_PARAMETERS = [
   "problem", "optimizer", "layers", "preprocess", "output_scale", "learning_rate",
   "schedule", "meta_optimizer", "clip_norm", "num_steps", "unroll_length", "curriculum",
-  "meta_batch_size", "relative_loss", "imitation", "second_derivatives",
+  "meta_batch_size", "relative_loss", "task_clip_norm", "imitation",
+  "imitation_weight", "imitation_half_life", "second_derivatives",
   "meta_gradient", "seed",
 ]  # fmt: skip
 _PICTURE_PERIOD = 15.0  # seconds between pictures, each of which takes 0.3

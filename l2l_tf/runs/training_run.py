@@ -248,13 +248,27 @@ def _final_loss(curves: protocol.Curves) -> float:
   return float(curves.losses[:, -1].mean(dtype=np.float64))
 
 
-def saved_config(save_path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the configuration of the run in that directory; {} if there is none."""
-  try:
-    found = json.loads((pathlib.Path(save_path) / _CONFIG).read_text())
-  except (OSError, ValueError):
-    return {}
-  return found if isinstance(found, dict) else {}
+def saved_config(save_path: str | os.PathLike[str]) -> dict[str, Any] | None:
+  """Returns the configuration of the run in that directory; None for a new one.
+
+  Raises:
+    ConfigurationError: if `save_path` is a file, or holds the results of something
+      else, or its configuration is damaged.
+  """
+  path = pathlib.Path(save_path)
+  file = path / _CONFIG
+  if path.exists() and not path.is_dir():
+    raise ConfigurationError(
+      f"save_path={str(path)!r} is a file; give a directory for the run's results."
+    )
+  if file.exists():
+    return _read_config(file)
+  if (path / OPTIMIZER).exists() or any(path.glob("checkpoints/ckpt-*")):
+    raise ConfigurationError(
+      f"{str(path)!r} holds an optimizer or checkpoints but no {_CONFIG}, so it is no"
+      " run of l2l-train; give another save_path."
+    )
+  return None
 
 
 def finished_epochs(save_path: str | os.PathLike[str]) -> int:
@@ -301,18 +315,9 @@ def _claim(
   Returns:
     The differences, all of which are allowed.
   """
-  file = path / _CONFIG
-  if path.exists() and not path.is_dir():
-    raise ConfigurationError(
-      f"save_path={str(path)!r} is a file; give a directory for the run's results."
-    )
-  if file.exists():
-    return _compare(file, config, may_change)
-  if (path / OPTIMIZER).exists() or any(path.glob("checkpoints/ckpt-*")):
-    raise ConfigurationError(
-      f"{str(path)!r} holds an optimizer or checkpoints but no {_CONFIG}, so it is no"
-      " run of l2l-train; give another save_path."
-    )
+  found = saved_config(path)
+  if found is not None:
+    return _compare(path, found, config, may_change)
   with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
   _write(path, config)
@@ -323,10 +328,7 @@ def _write(path: pathlib.Path, config: Mapping[str, Any]) -> None:
   files.write_text(path / _CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _compare(
-  file: pathlib.Path, config: Mapping[str, Any], may_change: Collection[str]
-) -> _Changes:
-  """Returns the allowed differences; refuses a directory with any other."""
+def _read_config(file: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(file.read_text())
   except ValueError:
@@ -336,6 +338,16 @@ def _compare(
       f"{str(file)!r} is damaged; give another save_path, or remove the directory to"
       " start anew."
     )
+  return found
+
+
+def _compare(
+  path: pathlib.Path,
+  found: Mapping[str, Any],
+  config: Mapping[str, Any],
+  may_change: Collection[str],
+) -> _Changes:
+  """Returns the allowed differences; refuses a directory with any other."""
   changes = {
     k: (found.get(k), config.get(k))
     for k in sorted({*config, *found})
@@ -345,7 +357,7 @@ def _compare(
   if refused:
     shown = ", ".join(f"{k}={old!r}, now {new!r}" for k, (old, new) in refused.items())
     raise ConfigurationError(
-      f"{str(file.parent)!r} belongs to a run of another configuration, with"
+      f"{str(path)!r} belongs to a run of another configuration, with"
       f" {shown}; repeat that with its flagfile, or give another save_path.",
       refused,
     )

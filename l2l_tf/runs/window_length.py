@@ -29,17 +29,21 @@ def settled(
     settings: resolved.
 
   Raises:
-    ValueError: if the meta-gradient is not back-propagated.
+    ValueError: if there are no windows to compare, as with particles.
+    ConfigurationError: if `save_path` cannot be that of a run.
   """
   if settings.unroll_length != AUTO:
     return settings, None
-  former = training_run.saved_config(settings.save_path).get("unroll_length")
-  if former is not None:
-    return dataclasses.replace(settings, unroll_length=former), None
+  former = training_run.saved_config(settings.save_path)
+  if former is not None:  # Another configuration is refused when the run is opened.
+    length = former.get("unroll_length")
+    fits = isinstance(length, int) and settings.num_steps % length == 0
+    length = length if fits else settings.num_steps
+    return dataclasses.replace(settings, unroll_length=length), None
   lengths = windows.default_lengths(settings.num_steps)
   middle = lengths[len(lengths) // 2]
   trainer = build_trainer(dataclasses.replace(settings, unroll_length=middle))
-  windows.check_meta_gradient(trainer.meta_gradient)
+  windows.check(trainer.meta_gradient, trainer.objective)
   for _ in tqdm.tqdm(trainer.train(_WARM_UP), total=_WARM_UP, desc="Warming up"):
     pass
   found = windows.measure(
@@ -50,6 +54,7 @@ def settled(
     trainer.meta_gradient,
     trainer.objective,
     seed=settings.seed,
+    meta_batch_size=settings.meta_batch_size,
   )
   print(f"{found.table()}\n{found.reason}")
   return dataclasses.replace(settings, unroll_length=found.best), found
