@@ -50,9 +50,18 @@ class Trial:
   def learned(self, optimizer: optimizers.Optimizer) -> list[cards.Result]:
     """Runs an optimizer untuned; returns a result per horizon."""
     jit_compile = execution.compiles_loop(self._problem, optimizer)
-    runner = Runner(self._problem, optimizer, max(self.horizons), jit_compile)
-    curves = runner(self._seed, seeds.EVALUATION, self._num_draws)
-    return self._results(cards.LEARNED, dict.fromkeys(self.horizons, curves))
+    # An optimizer with a schedule is told of each horizon; others run once for all.
+    lengths = self.horizons if optimizer.has_horizon else [max(self.horizons)]
+    curves = {
+      length: Runner(self._problem, optimizer, length, jit_compile)(
+        self._seed, seeds.EVALUATION, self._num_draws
+      )
+      for length in lengths
+    }
+    longest = curves[max(self.horizons)]
+    return self._results(
+      cards.LEARNED, {n: curves.get(n, longest) for n in self.horizons}
+    )
 
   def baseline(self, name: str) -> list[cards.Result]:
     """Runs a baseline, tuned for each horizon; returns a result per horizon.

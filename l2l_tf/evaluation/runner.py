@@ -35,7 +35,7 @@ class Runner:
   ):
     """Initializes the runner. The first call traces it; XLA compiles it on request."""
     self._problem = problem
-    self._optimizer = optimizer
+    self._optimizer = optimizer.with_parameters(problem.parameters())
     self._num_steps = num_steps
     self._compiled = tf.function(self._run, autograph=False, jit_compile=jit_compile)
 
@@ -55,7 +55,9 @@ class Runner:
     )
 
   def _run(self, seed, with_held_out):
-    task, carry = unroll_lib.start(self._problem, self._optimizer, seed)
+    task, carry = unroll_lib.start(
+      self._problem, self._optimizer, seed, total_steps=self._num_steps
+    )
     first = self._task_losses(task, carry)
     carry, losses = unroll_lib.unroll(
       self._problem,

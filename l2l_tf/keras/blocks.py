@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf.meta import execution
-from l2l_tf.optimizers import PARAMETERS, Blocked, Optimizer, blocked
+from l2l_tf.optimizers import PARAMETERS, TENSOR, Blocked, Optimizer, blocked
 from l2l_tf.optimizers.layout import Layout, flatten
 
 
@@ -58,6 +58,34 @@ class Blocks:
     """
     states = self._states_of(self._running.initial_state(self._zeros()))
     return [self._pack(state) for state in states]
+
+  @property
+  def ownership(self) -> list[int] | None:
+    """How the parts of the state belong to the variables.
+
+    For an optimizer whose coupling is TENSOR, and in whose state every list with an
+    entry for each variable holds what belongs to that variable.
+
+    Returns:
+      For every part of the state 0 if it belongs to the whole model; or, for a list
+      with an entry for each variable, the number of parts of an entry. None if the
+      state is cut into blocks, or belongs to the whole model.
+    """
+    if self._is_cut or self._optimizer.coupling != TENSOR:
+      return None
+    found = _ownership(self._state_spec, [spec.shape for spec in self._specs])
+    return found if any(found) else None
+
+  def with_total_steps(
+    self, states: Sequence[Sequence[tf.Tensor]], total_steps: int
+  ) -> list[list[tf.Tensor]]:
+    """Returns each block's state, told how many steps there will be."""
+    told = lambda state: self._optimizer.with_total_steps(state, total_steps)
+    return [self._pack(told(self._unpack(list(state)))) for state in states]
+
+  def decay_rate(self, states: Sequence[Sequence[tf.Tensor]]) -> float | tf.Tensor:
+    """Returns the optimizer's factor on a weight decay at this step."""
+    return self._optimizer.decay_rate(self._unpack(list(states[0])))
 
   def joined(self, states: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Returns the state as if there were one block: arrays [..., all coordinates]."""
@@ -198,6 +226,21 @@ class Blocks:
     specs = tf.nest.flatten(self._state_spec)
     leaves = [tf.cast(x, spec.dtype) for x, spec in zip(packed, specs)]
     return tf.nest.pack_sequence_as(self._state_spec, leaves)
+
+
+def _ownership(node: Any, shapes: Sequence[tf.TensorShape]) -> list[int]:
+  """Returns for a nest of specs what `Blocks.ownership` describes."""
+  if isinstance(node, list) and len(node) == len(shapes):
+    entries = [tf.nest.flatten(entry) for entry in node]
+    is_part = lambda x, shape: shape[: x.shape.rank] == x.shape
+    fits = all(is_part(x, s) for entry, s in zip(entries, shapes) for x in entry)
+    if fits and len({len(entry) for entry in entries}) == 1:
+      return [len(entries[0])]
+  if isinstance(node, dict):
+    node = [node[key] for key in sorted(node)]  # as tf.nest flattens it
+  if isinstance(node, (list, tuple)):
+    return [k for child in node for k in _ownership(child, shapes)]
+  return [0]
 
 
 def _together(parts: Sequence[tf.Tensor]) -> tf.Tensor:

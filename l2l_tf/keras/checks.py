@@ -1,11 +1,14 @@
 """Checks what `LearnedOptimizer` is given."""
 
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from l2l_tf.keras.saved_state import path_of
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.problems.keras_variables import path_of
 
 _STATE_DTYPES = ("bfloat16", "float32", "float64")  # float16's range is too small
 
@@ -28,6 +31,22 @@ def check_arguments(nonfinite_gradients, mismatched_state, block_size, state_dty
     raise ValueError(
       f"state_dtype={state_dtype!r} is unknown; choose one of"
       f" {', '.join(map(repr, _STATE_DTYPES))}, or None."
+    )
+
+
+def check_total_steps(optimizer: Optimizer, total_steps: Any) -> None:
+  if total_steps is None:
+    return
+  if not optimizer.has_horizon:
+    raise ValueError(
+      f"{type(optimizer).__name__} has no schedule, so total_steps={total_steps!r}"
+      " would do nothing; leave it out."
+    )
+  is_number = isinstance(total_steps, numbers.Integral)
+  if not is_number or isinstance(total_steps, bool) or not 1 <= total_steps < 2**31:
+    raise ValueError(
+      f"total_steps={total_steps!r} must be a positive whole number: the steps that the"
+      " training will have, batches an epoch times epochs."
     )
 
 

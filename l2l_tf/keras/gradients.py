@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from l2l_tf.keras.saved_state import path_of
 from l2l_tf.meta import unroll
+from l2l_tf.problems.keras_variables import path_of
 
 
 def distinct(variables: Sequence[Any], key: Callable[[Any], Hashable]) -> list[Any]:

@@ -17,10 +17,12 @@ import tensorflow as tf
 
 from l2l_tf.keras import checks, gradients
 from l2l_tf.keras.blocks import Blocks
-from l2l_tf.keras.saved_state import path_of
+from l2l_tf.keras.horizon import FitHorizon
 from l2l_tf.keras.stored import StoredOptimizer, tf_variable
 from l2l_tf.optimizers import LOSS, Optimizer
 from l2l_tf.pretraining import cards
+from l2l_tf.problems import keras_variables
+from l2l_tf.problems.keras_variables import path_of
 from l2l_tf.storage import export
 
 _REMEDY = (
@@ -76,6 +78,7 @@ class LearnedOptimizer(StoredOptimizer):
     *,
     nonfinite_gradients: str = "raise",
     mismatched_state: str = "warn",
+    total_steps: int | None = None,
     block_size: int | None = 1 << 14,
     state_dtype: str | None = None,
     name: str = "learned_optimizer",
@@ -99,6 +102,9 @@ class LearnedOptimizer(StoredOptimizer):
       mismatched_state: what to do where saved state that is loaded does not fit this
         model or optimizer: "warn" and go on with a fresh state there, as Keras's
         optimizers do, or "raise" an error and load nothing of it.
+      total_steps: how many steps the training will have, for an optimizer with a
+        schedule, such as "general"; it is no limit. `fit_callback` finds it in `fit`,
+        and the attribute `total_steps` can be set at any time.
       block_size: the most coordinates that are updated in one call, which bounds a
         step's temporary memory; None for all at once. It applies to coordinate-wise
         optimizers; others get whole tensors. XLA compiles every block separately: with
@@ -122,6 +128,8 @@ class LearnedOptimizer(StoredOptimizer):
       nonfinite_gradients, mismatched_state, block_size, state_dtype
     )
     self._optimizer = _private_copy(optimizer)
+    checks.check_total_steps(self._optimizer, total_steps)
+    self._total_steps = total_steps
     self._nonfinite_gradients = nonfinite_gradients
     self._mismatched_state = mismatched_state
     self._block_size = block_size
@@ -139,6 +147,30 @@ class LearnedOptimizer(StoredOptimizer):
   def model_variables(self) -> list[keras.Variable]:
     """The model's variables that it was built for, in its order."""
     return list(self._trainable_variables)
+
+  @property
+  def total_steps(self) -> int | None:
+    """Steps that the training will have, if that was said.
+
+    It may be set before and while training; the schedule goes on from the present step,
+    as if it had always been laid out for this number.
+    """
+    return self._total_steps
+
+  @total_steps.setter
+  def total_steps(self, value: int) -> None:
+    checks.check_total_steps(self._optimizer, value)
+    self._total_steps = value
+    self._tell_total_steps()
+
+  def fit_callback(self) -> keras.callbacks.Callback:
+    """Returns a callback that sets `total_steps` from what `fit` will do.
+
+    >>> optimizer = LearnedOptimizer("general")
+    >>> model.compile(optimizer, loss="mse")
+    >>> model.fit(x, y, epochs=2, callbacks=[optimizer.fit_callback()])
+    """
+    return FitHorizon(self)
 
   @property
   def observers(self) -> weakref.WeakSet:
@@ -162,12 +194,14 @@ class LearnedOptimizer(StoredOptimizer):
     with tf.init_scope():  # The first step may be traced already.
       super().build(variables)
       specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
-      self._blocks = Blocks(self._optimizer, specs, self._block_size, self._state_dtype)
+      optimizer = self._optimizer.with_parameters(keras_variables.parameters(variables))
+      self._blocks = Blocks(optimizer, specs, self._block_size, self._state_dtype)
       self._skipped = self.add_variable((), dtype="int64", name="skipped_steps")
       self._states = [
         [self._add_state(f"block_{i}_state_{k}", x) for k, x in enumerate(state)]
         for i, state in enumerate(self._blocks.initial_states())
       ]
+      self._tell_total_steps()
       if self._pending is not None:
         self._load_pending(num_own)
 
@@ -241,6 +275,7 @@ class LearnedOptimizer(StoredOptimizer):
       "optimizer": base64.b64encode(export.dumps(self._optimizer)).decode(),
       "nonfinite_gradients": self._nonfinite_gradients,
       "mismatched_state": self._mismatched_state,
+      "total_steps": self._total_steps,
       "block_size": self._block_size,
       "state_dtype": self._state_dtype,
     }
@@ -249,6 +284,18 @@ class LearnedOptimizer(StoredOptimizer):
   def from_config(cls, config, custom_objects=None):
     optimizer = export.loads(base64.b64decode(config["optimizer"]))
     return super().from_config(config | {"optimizer": optimizer}, custom_objects)
+
+  def _tell_total_steps(self) -> bool:
+    if not self.built or self._total_steps is None:
+      return False
+    states = [[tf.convert_to_tensor(v) for v in state] for state in self._states]
+    told = self._blocks.with_total_steps(states, self._total_steps)
+    leaves = zip(*map(tf.nest.flatten, (self._states, states, told)), strict=True)
+    changed = [(v, new) for v, old, new in leaves if new is not old]
+    is_news = any(bool(tf.reduce_any(v.value != new)) for v, new in changed)
+    for variable, new in changed:
+      variable.assign(new)
+    return is_news
 
   def _apply_weight_decay(self, variables) -> None:
     """Leaves it to `_move`, which knows whether the gradients are finite."""
@@ -290,7 +337,8 @@ class LearnedOptimizer(StoredOptimizer):
     finite = [tf.reduce_all(tf.math.is_finite(g)) for g in grads.values()]
     is_finite = tf.reduce_all(finite)
     skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
-    self._decay([variables[i] for i in grads], learning_rate, is_finite)
+    decay_rate = learning_rate * self._blocks.decay_rate(states)
+    self._decay([variables[i] for i in grads], decay_rate, is_finite)
     every = [grads.get(i) for i in range(len(variables))]
     params = [tf.convert_to_tensor(v) for v in variables]
     held = None
@@ -305,12 +353,12 @@ class LearnedOptimizer(StoredOptimizer):
       for observer in self._observers:
         observer(params, every, updates, diagnose)
 
-  def _decay(self, variables, learning_rate, is_finite) -> None:
+  def _decay(self, variables, rate, is_finite) -> None:
     if self.weight_decay is None:
       return
     for v in variables:
       if self._use_weight_decay(v):
-        factor = tf.cast(learning_rate, v.dtype) * tf.cast(self.weight_decay, v.dtype)
+        factor = tf.cast(rate, v.dtype) * tf.cast(self.weight_decay, v.dtype)
         v.assign_sub(v * factor * tf.cast(is_finite, v.dtype))
 
   def _checked(self, index: int, grad: tf.Tensor) -> tf.Tensor:

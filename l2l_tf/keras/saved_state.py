@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf.keras.blocks import Blocks
+from l2l_tf.problems.keras_variables import path_of
 
 _HEADER = "header"
 _SCALARS = ("iteration", "learning_rate", "skipped_steps")
@@ -185,8 +186,3 @@ def _joined(arrays, num_leaves: int | None, size: int) -> list[np.ndarray]:
   leaves = [arrays[k::num_leaves] for k in range(num_leaves)]
   join = lambda blocks: np.concatenate(blocks, -1)[..., :size]
   return [join(blocks) if blocks[0].ndim else blocks[0] for blocks in leaves]
-
-
-def path_of(variable: Any) -> str:
-  """Returns the path of a Keras variable, or the name of a TensorFlow one."""
-  return getattr(variable, "path", None) or variable.name.removesuffix(":0")

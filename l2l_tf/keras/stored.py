@@ -36,6 +36,11 @@ class StoredOptimizer(keras.optimizers.Optimizer):
   _skipped: keras.Variable
   _known_skips: int
   _pending: _Pending | None = None  # loaded before `build`
+  total_steps: int | None
+
+  def _tell_total_steps(self) -> bool:
+    """Tells the built optimizer `total_steps`; returns whether that is news to it."""
+    raise NotImplementedError
 
   @property
   def skipped_steps(self) -> int:
@@ -76,6 +81,7 @@ class StoredOptimizer(keras.optimizers.Optimizer):
       self._pending = _Pending(loaded, before)
     variables.assign(before if restored is None else restored)
     self._known_skips = self.skipped_steps
+    self._keep_total_steps()
 
   def _state_variables(self) -> saved_state.StateVariables:
     scalars = {"iteration": self._iterations}
@@ -128,6 +134,16 @@ class StoredOptimizer(keras.optimizers.Optimizer):
     self._pending = None
     variables.assign(restored)
     self._known_skips = self.skipped_steps
+    self._keep_total_steps()
+
+  def _keep_total_steps(self) -> None:
+    """Goes on with the number of steps given here, not with that of a loaded state."""
+    if self._tell_total_steps():
+      warnings.warn(
+        f"The saved state of {self.name!r} was laid out for another number of steps;"
+        f" the training goes on with total_steps={self.total_steps}.",
+        stacklevel=4,
+      )
 
   def _undone(self, now: SavedState) -> SavedState:
     """Returns `now` without what the waiting state brought, where it still stands."""
@@ -142,7 +158,8 @@ class StoredOptimizer(keras.optimizers.Optimizer):
   def _merged(self, loaded: SavedState) -> tuple[SavedState | None, list[str]]:
     """Returns a fresh state with all of `loaded` that fits, and what does not."""
     is_coordinatewise = self._optimizer.coupling == COORDINATE
-    return transfer.merged(self._fresh(), loaded, is_coordinatewise)
+    ownership = self._blocks.ownership if self.built else None
+    return transfer.merged(self._fresh(), loaded, is_coordinatewise, ownership)
 
   def _fresh(self) -> SavedState:
     """Returns the state as it is before the first step."""

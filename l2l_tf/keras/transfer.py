@@ -37,7 +37,28 @@ def match(own: Sequence[VariableSpec], saved: Sequence[VariableSpec]) -> dict[in
     else:
       mine, exact = ({v[k]: k for k in ks} for v, ks in ((own, ours), (saved, others)))
       found |= {i: exact[v] for v, i in mine.items() if v in exact}
-  return found
+  return found | _match_ends(own, saved, found)
+
+
+def _match_ends(own, saved, found: Mapping[int, int]) -> dict[int, int]:
+  """Pairs variables left over, where one path is the end of the other.
+
+  A model that is loaded from a file may build its layers before their parents: what was
+  sequential/gru/gru_cell/kernel is gru/gru_cell/kernel then.
+  """
+  taken, more = set(found.values()), defaultdict(list)
+  for i, v in enumerate(own):
+    if i not in found:
+      ends = [j for j, w in enumerate(saved) if j not in taken and _is_end(v, w)]
+      more[tuple(ends)].append(i)
+  pairs = ((mine, ends) for ends, mine in more.items() if len(mine) == len(ends))
+  return {i: j for mine, ends in pairs for i, j in zip(mine, ends)}
+
+
+def _is_end(one: VariableSpec, other: VariableSpec) -> bool:
+  paths = [re.sub(r"_\d+(?=/)", "", f"/{v.path}") for v in (one, other)]
+  short, long = sorted(paths, key=len)
+  return one.shape == other.shape and short.count("/") > 1 and long.endswith(short)
 
 
 def _groups(variables: Sequence[VariableSpec]) -> dict[VariableSpec, list[int]]:
@@ -55,7 +76,10 @@ def _without_numbers(variable: VariableSpec) -> VariableSpec:
 
 
 def merged(
-  fresh: SavedState, saved: SavedState, is_coordinatewise: bool
+  fresh: SavedState,
+  saved: SavedState,
+  is_coordinatewise: bool,
+  ownership: Sequence[int] | None = None,
 ) -> tuple[SavedState | None, list[str]]:
   """Merges saved state into fresh state, as far as it fits.
 
@@ -63,12 +87,15 @@ def merged(
     fresh: the state of an optimizer that was just built.
     saved: the state of the other optimizer.
     is_coordinatewise: whether each coordinate's state can be transferred separately.
+    ownership: which parts of the state each variable has, from `Blocks.ownership`, if
+      the optimizer is not coordinate-wise but keeps a state for every variable.
 
   Returns:
     `fresh` with all of `saved` that fits, or None if nothing does; and sentences on
     what does not fit.
   """
-  reason = _other_optimizer(fresh, saved, is_coordinatewise)
+  is_split = is_coordinatewise or ownership is not None
+  reason = _other_optimizer(fresh, saved, is_split)
   if reason:
     return None, [f"nothing was restored, as {reason}"]
   scalars = {k: saved.scalars.get(k, x) for k, x in fresh.scalars.items()}
@@ -78,23 +105,26 @@ def merged(
     return begun, []
   pairs = match(fresh.variables, saved.variables)
   difference = _difference(fresh, saved, pairs)
-  reason = _whole_is_unfit(fresh, saved, difference, is_coordinatewise)
+  reason = _is_unfit(fresh, saved, difference, is_coordinatewise, ownership)
   if reason or not pairs:
     return None, [f"nothing was restored, as {reason or difference}"]
   slots, lost = _merged_slots(fresh, saved, pairs)
-  state = [
-    _merged_leaf(x, y, fresh.variables, saved.variables, pairs, is_coordinatewise)
-    for x, y in zip(fresh.state, saved.state)
-  ]
+  if ownership is None:
+    state = [
+      _merged_leaf(x, y, fresh.variables, saved.variables, pairs, is_coordinatewise)
+      for x, y in zip(fresh.state, saved.state)
+    ]
+  else:
+    state = _merged_by_variable(fresh, saved, pairs, ownership)
   problems = [difference] if difference else []
   return begun._replace(slots=slots, state=state), problems + lost
 
 
-def _other_optimizer(own, saved, is_coordinatewise) -> str | None:
+def _other_optimizer(own, saved, is_split) -> str | None:
   """Returns how the optimizers differ in kind or weights, or None."""
   if saved.kind not in (None, own.kind):
     return f"it is the state of {saved.kind}, and this is {own.kind}"
-  if is_coordinatewise and own.weights and own.config and saved.config:
+  if is_split and own.weights and own.config and saved.config:
     # phi is only valid with the arguments that it was trained with.
     for name in sorted((own.config.keys() | saved.config.keys()) - _FREE):
       there, here = saved.config.get(name), own.config.get(name)
@@ -107,11 +137,14 @@ def _other_optimizer(own, saved, is_coordinatewise) -> str | None:
   return None
 
 
-def _whole_is_unfit(own, saved, difference, is_coordinatewise) -> str | None:
+def _is_unfit(own, saved, difference, is_coordinatewise, ownership) -> str | None:
   """Returns why the state cannot be split by this model's variables, or None."""
   if is_coordinatewise:
     outer = lambda arrays: [(np.ndim(x), np.shape(x)[:-1]) for x in arrays]
     return None if outer(own.state) == outer(saved.state) else _OTHER_OPTIONS
+  if ownership is not None:
+    count = sum(k * len(saved.variables) if k else 1 for k in ownership)
+    return None if len(saved.state) == count else _OTHER_OPTIONS
   if difference:
     return f"{own.kind} keeps one state for the whole model, and {difference}"
   return None if _shapes(own.state) == _shapes(saved.state) else _OTHER_OPTIONS
@@ -165,6 +198,24 @@ def _merged_leaf(own, saved, own_variables, saved_variables, pairs, is_coordinat
   for i, j in pairs.items():
     leaf[..., to[i] : to[i + 1]] = saved[..., since[j] : since[j + 1]]
   return leaf
+
+
+def _merged_by_variable(own, saved, pairs, ownership):
+  """Returns the state, with the saved parts of paired variables."""
+  state, theirs = [], iter(saved.state)
+  ours = iter(own.state)
+  take = lambda source, count: [next(source) for _ in range(count)]
+  for size in ownership:
+    if not size:  # of the whole model
+      leaf = next(ours)
+      state.append(next(theirs).astype(leaf.dtype))
+      continue
+    parts = [take(theirs, size) for _ in saved.variables]
+    for i in range(len(own.variables)):
+      fresh = take(ours, size)
+      found = parts[pairs[i]] if i in pairs else fresh
+      state += [y.astype(x.dtype) for x, y in zip(fresh, found)]
+  return state
 
 
 def described(problems: Sequence[str], name: str, remedy: str) -> str:

@@ -104,6 +104,15 @@ class Imitating(Wrapper):
     states = self.inner.initial_state(params), self.teacher.initial_state(params)
     return Imitated(*states, tf.zeros([], tf.float64))
 
+  def with_total_steps(self, state, total_steps):
+    return state._replace(
+      own=self.inner.with_total_steps(state.own, total_steps),
+      teacher=self.teacher.with_total_steps(state.teacher, total_steps),
+    )
+
+  def decay_rate(self, state):
+    return self.inner.decay_rate(state.own)
+
   def __call__(self, grads, state, params=None, loss=None):
     arguments = {"params": params, "loss": loss}
     updates, own = self.inner(grads, state.own, **arguments)

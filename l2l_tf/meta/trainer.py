@@ -111,7 +111,8 @@ class MetaTrainer(tf.Module):
     self._meta_batch_size = meta_batch_size
     self.objective = _objective(objective, meta_gradient, relative_loss, clip_norm)
     self._jit_compile = jit_compile
-    self._learner = imitating(optimizer, self.objective.imitation)
+    known = optimizer.with_parameters(problem.parameters())
+    self._learner = imitating(known, self.objective.imitation)
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
     self._meta_state = self.meta_optimizer.initial_state(phi)
     self.meta_state_variables = [
@@ -160,7 +161,9 @@ class MetaTrainer(tf.Module):
     """Returns the graph of an episode's first window; nothing is run."""
 
     def window():
-      groups, optimizer, carries, meta_state, states = self._start(0, most_groups=1)
+      groups, optimizer, carries, meta_state, states = self._start(
+        0, self.num_steps, most_groups=1
+      )
       seed = self._estimation_seed(0)
       length = self.unroll_length
       objective = self.objective.at(tf.constant(0))
@@ -190,7 +193,7 @@ class MetaTrainer(tf.Module):
     with tf.name_scope("init/"):
       return seeds.make(self.seed, seeds.ESTIMATION, episode)
 
-  def _start(self, episode, most_groups=None):
+  def _start(self, episode, total_steps, most_groups=None):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
       # A task depends on its key alone, not on how the tasks are grouped.
@@ -207,7 +210,9 @@ class MetaTrainer(tf.Module):
     objective, whole = self.objective, self._jit_compile
     optimizer = arrange(problem, self._learner, params, objective, whole)
     evaluate = self.meta_gradient.evaluate
-    carries = [unroll_lib.begin(p, optimizer, t, x, evaluate) for p, t, x in groups]
+    carries = [
+      unroll_lib.begin(p, optimizer, t, x, evaluate, total_steps) for p, t, x in groups
+    ]
     with tf.name_scope("meta_optimizer/"):
       meta_state = _read(self._meta_state, self.meta_state_variables)
     states = _read(self._estimator_states, self.estimator_state_variables)
@@ -217,7 +222,9 @@ class MetaTrainer(tf.Module):
 
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
-    groups, optimizer, carries, meta_state, states = self._start(episode)
+    groups, optimizer, carries, meta_state, states = self._start(
+      episode, num_windows * length
+    )
     seed, objective = self._estimation_seed(episode), self.objective.at(episode)
     first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
     dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]

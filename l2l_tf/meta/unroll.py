@@ -27,6 +27,7 @@ class Carry(NamedTuple):
   drawn: Any = ()  # the problem's initial parameters, if the optimizer learns a start
   first_loss: Any = ()  # [], f(theta_0)
   least: Any = ()  # [], the lowest meta-loss up to the window that is being run
+  total_steps: Any = ()  # [], of the episode, if the optimizer has a horizon
 
 
 class Task(NamedTuple):
@@ -99,17 +100,34 @@ def begin(
   task: Task,
   params: list[tf.Tensor],
   evaluate=first_order,
+  total_steps: Any = (),
 ) -> Carry:
-  """Evaluates a task's starting point; returns the carry at step 0."""
+  """Evaluates a task's starting point; returns the carry at step 0.
+
+  Args:
+    problem: the optimizee.
+    optimizer: learned or hand-designed.
+    task: from `draw`.
+    params: from `draw`.
+    evaluate: `first_order` or `second_order`.
+    total_steps: how many steps there will be, for an optimizer that has a horizon;
+      () if that is not known.
+  """
   drawn = params if optimizer.learns_start else ()
+  total_steps = total_steps if optimizer.has_horizon else ()
   with tf.name_scope("init/"):
     params = optimizer.initial_params(params)
     state = optimizer.initial_state(params)
+    if not isinstance(total_steps, tuple):
+      total_steps = tf.cast(total_steps, tf.int32)
+      state = optimizer.with_total_steps(state, total_steps)
   with tf.name_scope("step_0/"):
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, 0))
   # A meta-loss of the problem's own is not evaluated before the first step.
   least = tf.constant(float("inf"), loss.dtype) if problem.has_meta_loss else loss
-  return Carry(params, state, loss, grads, tf.zeros([], tf.int32), drawn, loss, least)
+  return Carry(
+    params, state, loss, grads, tf.zeros([], tf.int32), drawn, loss, least, total_steps
+  )
 
 
 def with_learned_start(
@@ -128,16 +146,22 @@ def with_learned_start(
   """
   if not optimizer.learns_start:
     return carry
-  begun = lambda: begin(problem, optimizer, task, carry.drawn, evaluate)
+  begun = lambda: begin(
+    problem, optimizer, task, carry.drawn, evaluate, carry.total_steps
+  )
   return tf.cond(tf.equal(carry.step, 0), begun, lambda: carry)
 
 
 def start(
-  problem: Problem, optimizer: Optimizer, seed: tf.Tensor, evaluate=first_order
+  problem: Problem,
+  optimizer: Optimizer,
+  seed: tf.Tensor,
+  evaluate=first_order,
+  total_steps: Any = (),
 ) -> tuple[Task, Carry]:
   """Draws the task that `seed` names and evaluates its starting point."""
   task, params = draw(problem, seed)
-  return task, begin(problem, optimizer, task, params, evaluate)
+  return task, begin(problem, optimizer, task, params, evaluate, total_steps)
 
 
 def step(

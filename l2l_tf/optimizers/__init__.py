@@ -3,6 +3,7 @@
 from l2l_tf.optimizers.base import Optimizer
 from l2l_tf.optimizers.blocked import Blocked
 from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM, KernelwiseLSTM
+from l2l_tf.optimizers.general_rule import GeneralRule
 from l2l_tf.optimizers.hand_designed import (
   SGD,
   Adagrad,

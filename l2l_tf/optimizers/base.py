@@ -15,6 +15,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from l2l_tf import dtypes
+from l2l_tf.optimizers.parameters import Parameter
 from l2l_tf.optimizers.traits import ALL, COORDINATE, GRADIENTS, Coupling, Reads
 
 
@@ -134,6 +135,41 @@ class Optimizer(snt.Module, abc.ABC):
     Returns:
       `(updates, next_state)`; the caller sets theta <- theta + update.
     """
+
+  # Whether `with_total_steps` makes a difference.
+  has_horizon = False
+
+  def with_total_steps(self, state: Any, total_steps: int | tf.Tensor) -> Any:
+    """Returns the state with the number of steps that the optimization will have.
+
+    For optimizers with a schedule, whose `has_horizon` is true; others ignore it.
+
+    Args:
+      state: from `initial_state`, or of a later step.
+      total_steps: all steps, those already taken among them.
+    """
+    del total_steps
+    return state
+
+  def with_parameters(self, parameters: Sequence[Parameter]) -> "Optimizer":
+    """Returns this optimizer for parameters of known paths and roles.
+
+    By default that is the object itself.
+
+    Args:
+      parameters: of the optimizee, from `Problem.parameters()`, in the order of the
+        tensors that it will get.
+    """
+    del parameters
+    return self
+
+  def decay_rate(self, state: Any) -> float | tf.Tensor:
+    """Returns the factor on a decoupled weight decay at this step; 1 by default.
+
+    An optimizer with a schedule returns its rate, so that the decay follows it.
+    """
+    del state
+    return 1.0
 
   def record(self, grads: list[tf.Tensor]) -> Any:
     """Returns what `sequence_gradient` needs of a step's gradients, a nest of tensors.

@@ -97,6 +97,12 @@ class Blocked(Wrapper):
       next_state for _, next_state in results
     ]
 
+  def with_total_steps(self, state, total_steps):
+    return [self.inner.with_total_steps(block, total_steps) for block in state]
+
+  def decay_rate(self, state):
+    return self.inner.decay_rate(state[0])
+
   def record(self, grads):
     return self.inner.record([flatten(grads, dtypes.of_sum(grads))])
 

@@ -7,30 +7,14 @@ another the fully connected ones. https://arxiv.org/abs/1606.04474
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from l2l_tf import registry
 from l2l_tf.optimizers import base
+from l2l_tf.optimizers.parameters import Parameter
 from l2l_tf.optimizers.traits import TENSOR, Coupling, Reads
-
-
-class Parameter(Protocol):
-  """What a predicate is given; `l2l_tf.problems.Parameter` is one."""
-
-  @property
-  def path(self) -> str: ...
-
-  @property
-  def shape(self) -> tuple[int, ...]: ...
-
-  @property
-  def role(self) -> str: ...
-
-  @property
-  def rank(self) -> int: ...
-
 
 Predicate = Callable[[Parameter], bool]
 
@@ -151,6 +135,15 @@ class Partition(base.Optimizer):
   @property
   def learns_start(self) -> bool:
     return any(member.learns_start for member in self._members)
+
+  @property
+  def has_horizon(self) -> bool:
+    return any(member.has_horizon for member in self._members)
+
+  def with_total_steps(self, state, total_steps):
+    return tuple(
+      member.with_total_steps(s, total_steps) for _, member, _, s in self._routed(state)
+    )
 
   def record(self, grads):
     self._check("grads", grads)

@@ -40,6 +40,20 @@ class Wrapper(base.Optimizer):
   def initial_state(self, params):
     return self.inner.initial_state(params)
 
+  @property
+  def has_horizon(self) -> bool:
+    return self.inner.has_horizon
+
+  def with_total_steps(self, state, total_steps):
+    return self.inner.with_total_steps(state, total_steps)
+
+  def with_parameters(self, parameters):
+    inner = self.inner.with_parameters(parameters)
+    return self if inner is self.inner else self.rewrapped(inner)
+
+  def decay_rate(self, state):
+    return self.inner.decay_rate(state)
+
   def __call__(self, grads, state, params=None, loss=None):
     return self.inner(grads, state, params=params, loss=loss)
 

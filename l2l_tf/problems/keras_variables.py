@@ -7,6 +7,7 @@ constraints as projections, https://keras.io/api/layers/constraints/.
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,8 +22,8 @@ _NAMED = 10  # variables that a warning lists by name, at most
 
 
 def parameters(variables: Sequence[keras.Variable]) -> list[Parameter]:
-  """Describes variables by path, shape and role; no two by the same path."""
-  paths = [v.path for v in variables]
+  """Describes Keras's or TensorFlow's variables; no two by the same path."""
+  paths = [path_of(v) for v in variables]
   unique = len(set(paths)) == len(paths)
   return [
     Parameter(path if unique else f"{path}_{i}", tuple(v.shape), _role(v.name))
@@ -30,8 +31,14 @@ def parameters(variables: Sequence[keras.Variable]) -> list[Parameter]:
   ]
 
 
+def path_of(variable: Any) -> str:
+  """Returns the path of a Keras variable, or the name of a TensorFlow one."""
+  return getattr(variable, "path", None) or variable.name.removesuffix(":0")
+
+
 def _role(name: str) -> str:
   """Recognizes kernels and biases by the names that Keras's layers give them."""
+  name = name.removesuffix(":0")
   roles = [role for role in ("kernel", "bias") if name.endswith(role)]
   return roles[0] if roles else "variable"
 

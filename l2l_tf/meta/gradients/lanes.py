@@ -63,9 +63,9 @@ def begin(
     evaluate: as `unroll.unroll` takes it.
   """
   task_seed, horizon_seed, next_seed = seeds.split(seed, 3)
-  task, carry = unroll.start(problem, optimizer, task_seed, evaluate)
-  task = task._replace(constants=stackable(problem, task.constants))
   horizon = _drawn_horizon(horizons, horizon_seed)
+  task, carry = unroll.start(problem, optimizer, task_seed, evaluate, horizon)
+  task = task._replace(constants=stackable(problem, task.constants))
   return Lanes(task, (carry,) * num_particles, memory, horizon, horizons, next_seed)
 
 

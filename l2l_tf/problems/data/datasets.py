@@ -108,6 +108,54 @@ def table(name: str) -> Dataset:
 
 
 @functools.lru_cache(maxsize=1)
+def diabetes() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+  """Returns scikit-learn's diabetes table, for regression.
+
+  There are 354 train and 88 held-out rows of 10 columns; columns and targets, [N, 1],
+  are standardised with the mean and the standard deviation of the train rows.
+
+  >>> [x.shape for x, _ in problems.datasets.diabetes()]
+  [(354, 10), (88, 10)]
+
+  https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_diabetes.html
+
+  Returns:
+    (x, y) of the train rows, and of the held-out rows; float32.
+  """
+  from sklearn import datasets
+
+  bunch = datasets.load_diabetes()
+  table = np.concatenate([bunch.data, bunch.target[:, np.newaxis]], axis=1)
+  order = np.random.RandomState(0).permutation(len(table))
+  train, held_out = table[order[:-88]], table[order[-88:]]
+  mean, deviation = np.mean(train, 0), np.std(train, 0)
+  scaled = [((x - mean) / deviation).astype(np.float32) for x in (train, held_out)]
+  return tuple((x[:, :-1], x[:, -1:]) for x in scaled)
+
+
+@functools.lru_cache(maxsize=1)
+def descriptions() -> np.ndarray:
+  """Returns the prose that describes scikit-learn's data sets, as numbers.
+
+  Some 10,000 characters; each is numbered by its place among the different ones.
+
+  >>> problems.datasets.descriptions().dtype
+  dtype('int32')
+  """
+  from sklearn import datasets
+
+  loaders = (
+    datasets.load_digits,
+    datasets.load_iris,
+    datasets.load_wine,
+    datasets.load_diabetes,
+  )
+  text = "".join(load().DESCR for load in loaders)
+  _, numbers = np.unique(list(text), return_inverse=True)
+  return numbers.astype(np.int32)
+
+
+@functools.lru_cache(maxsize=1)
 def mnist() -> Dataset:
   """Returns MNIST, 28 x 28 pixels, through tensorflow-datasets.
 

@@ -1,0 +1,361 @@
+"""A rule with meta-learned constants, which needs no rate but the number of steps.
+
+It brings together a momentum on two time scales and Adam's second moment (Kingma and Ba
+2015, https://arxiv.org/abs/1412.6980), momenta orthogonalised in blocks (Jordan et al.
+2024, https://kellerjordan.github.io/posts/muon/), steps in proportion to the weights'
+own size (You et al. 2017, https://arxiv.org/abs/1708.03888), and a schedule that
+depends on the number of steps and on the depth of the net. Its constants are phi.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from l2l_tf import registry
+from l2l_tf.optimizers import base
+from l2l_tf.optimizers.orthogonal import orthogonalized
+from l2l_tf.optimizers.parameters import Kind, Parameter, Role, role
+from l2l_tf.optimizers.traits import GRADIENTS, PARAMETERS, TENSOR
+
+_TINY = 1e-37  # keeps quotients of zeros at zero; the least normal float32 is 1.2e-38
+
+
+class Constants(NamedTuple):
+  """What is learned, in the units of the equations. T: number of steps in all."""
+
+  fast: Any  # decay of the average m of gradients
+  slow: Any  # decay of the average s of gradients
+  second: Any  # decay of the average v of squared gradients
+  raw: Any  # n, the gradient's share in the momentum
+  slow_weight: Any  # w, what the slow average adds to the momentum
+  agreement: Any  # q, how much less signs that change shorten a step
+  rate: Any  # p, the rate at T = 1,000 and three kernels
+  horizon_power: Any  # kT, of T / 1,000 in the rate
+  depth_power: Any  # kL, of the number of kernels / 3
+  warm_up: Any  # w0, share of T in which the rate rises
+  cooling: Any  # s, power of the share of T that is left
+  end: Any  # e, the rate at T, as a share of p
+  least_size: Any  # c, least root mean square of a kernel, times sqrt(fan)
+  size_power: Any  # a, of the kernel's own size in its steps
+  vector_rate: Any  # b, the steps of biases and scales
+  decay: Any  # of kernels, in units of the rate, at T = 1,000
+  decay_power: Any  # of T / 1,000 in the decay
+  open_rate: Any  # where T is unknown: the rate after 1,000 steps
+  open_power: Any  # where T is unknown: of the steps taken / 1,000
+
+
+# The coordinates in which phi holds them: a change by 0.1 matters about equally in all.
+_LOG, _PLAIN, _DECAY = "log", "plain", "log of -log"
+_COORDINATES = Constants(
+  fast=_DECAY,
+  slow=_DECAY,
+  second=_DECAY,
+  raw=_LOG,
+  slow_weight=_LOG,
+  agreement=_LOG,
+  rate=_LOG,
+  horizon_power=_PLAIN,
+  depth_power=_PLAIN,
+  warm_up=_LOG,
+  cooling=_LOG,
+  end=_LOG,
+  least_size=_LOG,
+  size_power=_LOG,
+  vector_rate=_LOG,
+  decay=_LOG,
+  decay_power=_PLAIN,
+  open_rate=_LOG,
+  open_power=_PLAIN,
+)
+_ENCODE = {_LOG: math.log, _PLAIN: float, _DECAY: lambda x: math.log(-math.log(x))}
+_DECODE = {_LOG: tf.exp, _PLAIN: tf.identity, _DECAY: lambda x: tf.exp(-tf.exp(x))}
+
+
+class GeneralRuleState(NamedTuple):
+  """State of `GeneralRule`: three averages, 12 bytes a coordinate in float32."""
+
+  step: tf.Tensor  # [], steps taken
+  total_steps: tf.Tensor  # [], T, or 0 if it is unknown
+  fast: list[tf.Tensor]  # m, like the parameters
+  slow: list[tf.Tensor]  # s
+  second: list[tf.Tensor]  # v
+  counts: list[tf.Tensor]  # steps in which a row had a gradient, [rows]; or [] scalars
+
+
+@registry.register
+class GeneralRule(base.Optimizer):
+  """One rule for every model, without a rate to choose.
+
+  With averages m, s of the gradient g and v of its square, corrected for their bias,
+  the step of a kernel W of `fan` inputs, out of L kernels, is
+
+    M = (1 - n) m + n g + w s
+    rho = RMS(M / sqrt(v))                  how far the signs of the gradients agree
+    O = M, orthogonalised in blocks, of RMS 1  (M / sqrt(v) / rho without blocks)
+    W <- (1 - lambda eta) W - eta max(RMS(W), c / sqrt(fan))^a fan^(-(1 - a) / 2)
+         rho^(1 - q) O
+    eta = p (T / 1000)^kT (L / 3)^kL min(1, (t + 1) / (w0 T))
+          ((1 - t / T)^s (1 - e) + e)
+
+  where t counts the steps from 0 to T. What is no kernel moves by eta b rho^(-q) M /
+  sqrt(v). How tensors are told apart is described in `l2l_tf.optimizers.parameters`: an
+  embedding's rows that have no gradient do not move, nor does their state; embeddings
+  and depthwise filters are never orthogonalised.
+
+  The steps do not depend on the scale of the loss, for gradients from 1e-14 to 1e17.
+  Without `total_steps` (see `with_total_steps`) the rate falls with a power of the
+  steps taken instead; after them, it stays at its last value.
+
+  >>> optimizer, theta = GeneralRule(), [tf.ones([8, 4]), tf.zeros([4])]
+  >>> state = optimizer.with_total_steps(optimizer.initial_state(theta), 100)
+  >>> updates, state = optimizer(theta, state, params=theta)
+  """
+
+  coupling = TENSOR
+  reads = {GRADIENTS, PARAMETERS}
+  has_horizon = True
+
+  def __init__(self, block: int | None = 32, constants: Sequence[float] | None = None):
+    """Initializes phi.
+
+    Args:
+      block: rows (or columns, whichever are fewer) of a kernel that are orthogonalised
+        together; None for no orthogonalisation, which takes less time a step.
+      constants: the initial values, as in `Constants`, in its order; by default what
+        was found for `block`.
+
+    Raises:
+      ValueError: if `block` is not positive, or the number of constants differs.
+    """
+    super().__init__()
+    if block is not None and block < 1:
+      raise ValueError(f"GeneralRule got block={block}; a block has at least one row.")
+    found = _WITHOUT_BLOCKS if block is None else _WITH_BLOCKS
+    given = tuple(found if constants is None else constants)
+    if len(given) != len(Constants._fields):
+      raise ValueError(
+        f"GeneralRule got {len(given)} constants; it has {len(Constants._fields)}:"
+        f" {', '.join(Constants._fields)}."
+      )
+    self._block = block
+    self._given = None if constants is None else given
+    self._roles: list[Role] | None = None
+    encoded = [_ENCODE[kind](x) for kind, x in zip(_COORDINATES, given)]
+    self.coordinates = tf.Variable(encoded, dtype=tf.float32, name="constants")
+
+  @property
+  def config(self) -> dict[str, Any]:
+    return {"block": self._block, "constants": self._given}
+
+  @property
+  def constants(self) -> Constants:
+    """The present values, of phi or of the weights given to `with_phi`."""
+    (phi,) = self.get_phi()
+    values = tf.unstack(tf.convert_to_tensor(phi))
+    return Constants(*(_DECODE[kind](x) for kind, x in zip(_COORDINATES, values)))
+
+  def with_parameters(self, parameters: Sequence[Parameter]) -> "GeneralRule":
+    view = copy.copy(self)
+    view._roles = [role(p.shape, p.path) for p in parameters]
+    return view
+
+  def with_total_steps(self, state, total_steps):
+    return state._replace(total_steps=tf.cast(total_steps, state.total_steps.dtype))
+
+  def initial_state(self, params):
+    if not params:
+      raise ValueError(
+        "GeneralRule got an empty list; it needs at least one parameter to move."
+      )
+    zeros = lambda p: tf.zeros(p.shape, _dtype(p))
+    rows = lambda p, r: p.shape[:1] if r.kind == Kind.EMBEDDING else []
+    return GeneralRuleState(
+      tf.zeros([], tf.int32),
+      tf.zeros([], tf.int32),
+      *([zeros(p) for p in params] for _ in range(3)),
+      [tf.zeros(rows(p, r), tf.int32) for p, r in zip(params, self._of(params))],
+    )
+
+  def __call__(self, grads, state, params=None, loss=None):
+    if params is None:
+      raise ValueError(
+        "GeneralRule reads the parameters and was not given them; call it with"
+        " params=..., as l2l_tf's loops and LearnedOptimizer do."
+      )
+    roles = self._of(grads)
+    constants = self.constants
+    eta = self._rate(constants, state)
+    decay = eta * _decay(constants, state)
+    moved = [
+      self._move(constants, eta, decay, *one)
+      for one in zip(roles, grads, params, *state[2:])
+    ]
+    updates, *slots = map(list, zip(*moved))
+    return updates, GeneralRuleState(state.step + 1, state.total_steps, *slots)
+
+  def decay_rate(self, state):
+    return self._rate(self.constants, state)
+
+  def _move(self, constants, eta, decay, role, grad, param, fast, slow, second, count):
+    """Returns a tensor's update and its next averages."""
+    if not fast.shape.num_elements():
+      return grad, fast, slow, second, count
+    g, w = tf.cast(grad, fast.dtype), tf.cast(param, fast.dtype)
+    c = Constants(*(tf.cast(x, g.dtype) for x in constants))
+    touched = _touched(role, g)
+    count += 1 if touched is None else tf.cast(_flat(touched), count.dtype)
+    fast = _kept(touched, c.fast * fast + (1.0 - c.fast) * g, fast)
+    slow = _kept(touched, c.slow * slow + (1.0 - c.slow) * g, slow)
+    second = _kept(touched, c.second * second + (1.0 - c.second) * tf.square(g), second)
+    taken = _like_rows(tf.cast(count, g.dtype), g)
+    hat = lambda average, beta: average / (1.0 - beta**taken)
+    momentum = (1.0 - c.raw) * hat(fast, c.fast) + c.raw * g
+    momentum += c.slow_weight * hat(slow, c.slow)
+    direction = _direction(role, momentum, hat(second, c.second))
+    if touched is not None:
+      direction = tf.where(touched, direction, 0.0)
+    rho = tf.sqrt(_mean_square(direction, touched) + _TINY)
+    if self._block and role.kind == Kind.KERNEL:
+      direction = rho * _orthogonalized(role, momentum, self._block)
+    direction *= rho**-c.agreement
+    update = -tf.cast(eta, g.dtype) * _unit(c, role, w) * direction
+    if role.kind in (Kind.KERNEL, Kind.FILTERS):
+      update -= tf.cast(decay, g.dtype) * w
+    return tf.cast(update, grad.dtype), fast, slow, second, count
+
+  def _rate(self, constants, state) -> tf.Tensor:
+    num_kernels = sum(r.kind == Kind.KERNEL for r in self._of(state.fast))
+    return rate(constants, state.step, state.total_steps, num_kernels)
+
+  def _of(self, tensors: Sequence[tf.Tensor]) -> list[Role]:
+    shapes = [tuple(x.shape) for x in tensors]
+    if self._roles is not None and [r.shape for r in self._roles] == shapes:
+      return self._roles
+    return [role(shape) for shape in shapes]
+
+
+def rate(constants: Constants, step, total_steps, num_kernels: int) -> tf.Tensor:
+  """Returns eta, the rate of a step that is counted from 0."""
+  c, t = constants, tf.cast(step, tf.float32)
+  depth = (max(num_kernels, 1) / 3.0) ** c.depth_power
+  total = tf.cast(tf.maximum(total_steps, 1), tf.float32)
+  done = tf.minimum(t, total - 1.0) / total
+  rising = tf.minimum(1.0, (done + 1.0 / total) / c.warm_up)
+  falling = (1.0 - done) ** c.cooling * (1.0 - c.end) + c.end
+  known = c.rate * (total / 1000.0) ** c.horizon_power * rising * falling
+  rising = tf.minimum(1.0, (t + 1.0) / _OPEN_WARM_UP)
+  unknown = c.open_rate * ((t + 1.0) / 1000.0) ** c.open_power * rising
+  return depth * tf.where(total_steps > 0, known, unknown)
+
+
+_OPEN_WARM_UP = 20.0  # steps, where their number is unknown
+
+
+def _decay(c: Constants, state: GeneralRuleState) -> tf.Tensor:
+  """Returns lambda, the decay of kernels in units of eta."""
+  total = tf.where(state.total_steps > 0, state.total_steps, 1000)
+  return c.decay * (tf.cast(total, tf.float32) / 1000.0) ** c.decay_power
+
+
+def _direction(role: Role, momentum, second) -> tf.Tensor:
+  """Returns M / sqrt(v). Biases and scales are guarded against coordinates at rest."""
+  epsilon = 1e-8 if role.kind == Kind.VECTOR else 1e-12
+  floor = epsilon * tf.reduce_mean(second) + _TINY
+  return momentum * tf.math.rsqrt(second + floor)
+
+
+def _orthogonalized(role: Role, momentum: tf.Tensor, block: int) -> tf.Tensor:
+  flat = tf.reshape(momentum, role.matrix)
+  return tf.reshape(orthogonalized(flat, block), momentum.shape)
+
+
+def _unit(c: Constants, role: Role, param: tf.Tensor) -> tf.Tensor:
+  """Returns the length of a step of rate 1: of a kernel, in proportion to its size."""
+  if role.kind == Kind.VECTOR:
+    return c.vector_rate
+  root = math.sqrt(role.fan)
+  size = tf.sqrt(tf.reduce_mean(tf.square(param)) + _TINY)
+  size = tf.maximum(size, c.least_size / root)
+  return size**c.size_power * (1.0 / root) ** (1.0 - c.size_power)
+
+
+def _touched(role: Role, grad: tf.Tensor) -> tf.Tensor | None:
+  """Returns which rows of an embedding have a gradient, [rows, 1, ...]."""
+  if role.kind != Kind.EMBEDDING:
+    return None
+  axes = list(range(1, grad.shape.rank))
+  return tf.reduce_any(tf.not_equal(grad, 0.0), axis=axes, keepdims=True)
+
+
+def _kept(touched, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+  return new if touched is None else tf.where(touched, new, old)
+
+
+def _flat(touched: tf.Tensor) -> tf.Tensor:
+  return tf.reshape(touched, [-1])
+
+
+def _like_rows(count: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+  """Reshapes one number per row to be used with the rows; at least 1."""
+  if count.shape.rank:
+    count = tf.reshape(count, [-1] + [1] * (like.shape.rank - 1))
+  return tf.maximum(count, 1.0)
+
+
+def _mean_square(x: tf.Tensor, touched: tf.Tensor | None) -> tf.Tensor:
+  if touched is None:
+    return tf.reduce_mean(tf.square(x))
+  share = tf.reduce_mean(tf.cast(touched, x.dtype))
+  return tf.math.divide_no_nan(tf.reduce_mean(tf.square(x)), share)
+
+
+def _dtype(param: Any) -> tf.DType:
+  """Averages have at least the precision of float32."""
+  return tf.float32 if param.dtype.size < 4 else param.dtype
+
+
+_WITH_BLOCKS = Constants(
+  fast=0.8337,
+  slow=0.9872,
+  second=0.9915,
+  raw=0.296,
+  slow_weight=0.161,
+  agreement=0.269,
+  rate=0.0421,
+  horizon_power=-0.425,
+  depth_power=-0.305,
+  warm_up=0.0144,
+  cooling=1.290,
+  end=0.0089,
+  least_size=0.782,
+  size_power=0.573,
+  vector_rate=0.1042,
+  decay=0.03,
+  decay_power=0.75,
+  open_rate=0.0129,
+  open_power=-0.425,
+)
+_WITHOUT_BLOCKS = Constants(
+  fast=0.8497,
+  slow=0.9889,
+  second=0.9897,
+  raw=0.473,
+  slow_weight=0.206,
+  agreement=0.336,
+  rate=0.0527,
+  horizon_power=-0.410,
+  depth_power=-0.287,
+  warm_up=0.0200,
+  cooling=1.177,
+  end=0.0066,
+  least_size=0.711,
+  size_power=0.695,
+  vector_rate=0.0731,
+  decay=0.03,
+  decay_power=0.75,
+  open_rate=0.0161,
+  open_power=-0.410,
+)
