@@ -73,7 +73,7 @@ def rule(params, grads, c, total, block):
       momentum = momentum + c.slow_weight * hat(s[i], c.slow, t)
       second, w = hat(v[i], c.second, t), params[i]
       is_kernel = w.ndim > 1
-      epsilon = 1e-12 if is_kernel else 1e-8
+      epsilon = 0.0 if is_kernel else 1e-8
       d = momentum / np.sqrt(second + epsilon * np.mean(second))
       rho = np.sqrt(np.mean(d**2))
       if not is_kernel:

@@ -59,7 +59,7 @@ def test_singular_values_come_near_to_each_other():
   assert values.max() / values.min() < 2
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
+@pytest.mark.parametrize("scale", [1e-15, 1e-5, 1e5, 1e15])
 def test_the_scale_does_not_matter(scale):
   matrix = np.random.RandomState(0).normal(size=(6, 9)).astype(np.float32)
   expected = orthogonalized(tf.constant(matrix), 4)

@@ -108,27 +108,34 @@ class Blocks:
     params: Sequence[tf.Tensor],
     loss: tf.Tensor | None,
     condition: tf.Tensor,
+    rate: tf.Tensor,
   ) -> list[tf.Tensor]:
     """Takes one step if `condition` holds.
 
     Args:
       grads: the gradient of every variable, of its shape. Where it is None, the
-        state of a coordinate-wise optimizer stays; another one reads zeros.
+        variable's state stays, if the optimizer has one for each variable or each
+        coordinate; another one reads zeros.
       states: holds each block's state, and after the step the next one.
       params: the variables' values.
       loss: scalar, for an optimizer that reads it.
       condition: scalar; without it nothing changes, and all updates are zero.
+      rate: scalar, multiplies the updates.
 
     Returns:
       The update of every variable.
     """
     moving, filled = self._moving(grads), self._filled(grads)
+    resting = self._resting(grads)
 
     def advance(i, grads, state, params, loss):
       values = [tf.convert_to_tensor(variable) for variable in state]
-      update, values = self._advance(grads, values, params, loss, moving[i], condition)
-      for variable, value in zip(state, values, strict=True):
-        variable.assign(value)
+      update, values = self._advance(
+        grads, values, params, loss, moving[i], condition, rate
+      )
+      for k, (variable, value) in enumerate(zip(state, values, strict=True)):
+        if k not in resting:
+          variable.assign(value)
       return update, state
 
     if self._is_cut:
@@ -193,21 +200,32 @@ class Blocks:
     ones = [tf.fill(s.shape, float(g is not None)) for g, s in zip(grads, self._specs)]
     return [tf.cast(block, tf.bool) for block in self._layout.split(ones)]
 
-  def _advance_block(self, grads, packed, params, loss, moving, condition):
+  def _resting(self, grads) -> set[int]:
+    """Which parts of the state belong to a variable without a gradient."""
+    if all(g is not None for g in grads) or self.ownership is None:
+      return set()
+    owners = []
+    for size in self.ownership:
+      owners += [i for i in range(len(grads)) for _ in range(size)] if size else [None]
+    return {k for k, i in enumerate(owners) if i is not None and grads[i] is None}
+
+  def _advance_block(self, grads, packed, params, loss, moving, condition, rate):
     # Under a condition of its own: XLA then finishes a block before it begins the next
     # and moves the state in place. Otherwise it holds all blocks' temporaries at once.
     return tf.cond(
       condition,
-      lambda: self._advanced(grads, packed, params, loss, moving),
+      lambda: self._advanced(grads, packed, params, loss, moving, rate),
       lambda: (tf.nest.map_structure(tf.zeros_like, grads), packed),
     )
 
-  def _advanced(self, grads, packed, params, loss, moving):
+  def _advanced(self, grads, packed, params, loss, moving, rate):
     one = lambda x: x if x is None or isinstance(x, list) else [x]
     updates, state = self._optimizer(
       one(grads), self._unpack(packed), params=one(params), loss=loss
     )
-    updates = [tf.cast(u, g.dtype) for u, g in zip(updates, one(grads))]
+    updates = [
+      tf.cast(rate, g.dtype) * tf.cast(u, g.dtype) for u, g in zip(updates, one(grads))
+    ]
     next_packed = self._pack(state)
     if moving is not None:  # A state has its coordinates along the last axis.
       next_packed = [

@@ -56,8 +56,8 @@ class LearnedOptimizer(StoredOptimizer):
   A learned start (`Optimizer.initial_params`) is not used: the model starts from its
   initializers or from loaded weights.
 
-  A variable without a gradient keeps its value and its state; an optimizer that is not
-  coordinate-wise reads a zero gradient there.
+  A variable without a gradient keeps its value, and its state; an optimizer that has
+  one state for all variables reads a zero gradient there.
 
   Saved state is taken over variable by variable, by path and shape, also after layers
   were frozen, thawed or replaced. An optimizer that is not coordinate-wise keeps one
@@ -331,12 +331,10 @@ class LearnedOptimizer(StoredOptimizer):
 
   def _move(self, variables, grads, states, skipped, learning_rate, loss) -> None:
     """Moves those of `variables` that have an entry, by index, in `grads`."""
-    grads = {
-      i: self._checked(i, gradients.dense(g, variables[i])) for i, g in grads.items()
-    }
-    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in grads.values()]
-    is_finite = tf.reduce_all(finite)
+    grads = {i: gradients.dense(g, variables[i]) for i, g in grads.items()}
+    is_finite = self._are_finite(grads)
     skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
+    learning_rate = tf.convert_to_tensor(learning_rate)
     decay_rate = learning_rate * self._blocks.decay_rate(states)
     self._decay([variables[i] for i in grads], decay_rate, is_finite)
     every = [grads.get(i) for i in range(len(variables))]
@@ -344,8 +342,7 @@ class LearnedOptimizer(StoredOptimizer):
     held = None
     if self._observers:
       held = [[tf.convert_to_tensor(v) for v in state] for state in states]
-    updates = self._blocks.step(every, states, params, loss, is_finite)
-    updates = [tf.cast(learning_rate, u.dtype) * u for u in updates]
+    updates = self._blocks.step(every, states, params, loss, is_finite, learning_rate)
     for i in grads:
       variables[i].assign_add(updates[i])
     if held is not None:
@@ -361,14 +358,20 @@ class LearnedOptimizer(StoredOptimizer):
         factor = tf.cast(rate, v.dtype) * tf.cast(self.weight_decay, v.dtype)
         v.assign_sub(v * factor * tf.cast(is_finite, v.dtype))
 
-  def _checked(self, index: int, grad: tf.Tensor) -> tf.Tensor:
+  def _are_finite(self, grads: dict[int, tf.Tensor]) -> tf.Tensor:
+    """Returns whether all gradients are finite, or raises, where that is wished."""
+    found = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads.values()])
     if self._nonfinite_gradients == "skip":
-      return grad
-    path = path_of(self._trainable_variables[index])
-    return tf.debugging.check_numerics(
-      grad,
-      f"The gradient of {path!r} is not finite; {_REMEDY}",
-    )
+      return found
+    # Only then is each of them searched, to name the variable.
+    return tf.cond(found, lambda: found, lambda: self._raised(grads))
+
+  def _raised(self, grads: dict[int, tf.Tensor]) -> tf.Tensor:
+    message = "The gradient of {!r} is not finite; {}".format
+    path = lambda i: path_of(self._trainable_variables[i])
+    check = tf.debugging.check_numerics
+    checked = [check(g, message(path(i), _REMEDY)) for i, g in grads.items()]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in checked])
 
   def _add_state(self, name: str, value: tf.Tensor) -> keras.Variable:
     # A buffer of its own, for XLA moves in place only what no other variable shares.

@@ -262,9 +262,9 @@ def _decay(c: Constants, state: GeneralRuleState) -> tf.Tensor:
 
 def _direction(role: Role, momentum, second) -> tf.Tensor:
   """Returns M / sqrt(v). Biases and scales are guarded against coordinates at rest."""
-  epsilon = 1e-8 if role.kind == Kind.VECTOR else 1e-12
-  floor = epsilon * tf.reduce_mean(second) + _TINY
-  return momentum * tf.math.rsqrt(second + floor)
+  if role.kind == Kind.VECTOR:
+    second += 1e-8 * tf.reduce_mean(second)
+  return momentum * tf.math.rsqrt(second + _TINY)
 
 
 def _orthogonalized(role: Role, momentum: tf.Tensor, block: int) -> tf.Tensor:

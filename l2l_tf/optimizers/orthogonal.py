@@ -23,7 +23,7 @@ def orthogonalized(matrix: tf.Tensor, block: int) -> tf.Tensor:
   each other, so that the cost grows in proportion to the matrix.
 
   Args:
-    matrix: [M, N].
+    matrix: [M, N], of entries whose squares are in the range of their type.
     block: rows of a block, at least 1.
 
   Returns:
@@ -37,36 +37,38 @@ def orthogonalized(matrix: tf.Tensor, block: int) -> tf.Tensor:
   count = -(-rows // block)
   height = -(-rows // count)
   padded = tf.pad(matrix, [(0, count * height - rows), (0, 0)])
-  blocks = _normalized(tf.reshape(padded, [count, height, columns]), axis=(-2, -1))
-  whole = tf.reshape(_polar_factor(blocks), [count * height, columns])[:rows]
-  return _normalized(whole, axis=(0, 1)) * math.sqrt(rows * columns)
+  x = tf.reshape(padded, [count, height, columns])
+  gram = tf.matmul(x, x, transpose_b=True)
+  product = _polynomial(gram)
+  # The sum of the squares of product X, without a further look at the wide X.
+  square = tf.reduce_sum(tf.matmul(product, gram) * product)
+  scale = math.sqrt(rows * columns) * _inverse_root(square)
+  return tf.reshape(tf.matmul(scale * product, x), [count * height, columns])[:rows]
 
 
-def _polar_factor(x: tf.Tensor) -> tf.Tensor:
-  """Runs the iterations on blocks [B, M, N] of norm 1.
+def _polynomial(gram: tf.Tensor) -> tf.Tensor:
+  """Returns the Q_k with which the iterations from X / |X| end at Q_k X.
 
-  X_k is always Q_k X with a polynomial Q_k in A = X X^T, all of which commute. So the
-  iterations run on small square matrices, and the wide X is used twice in all.
+  All X_k are such products, of polynomials in A = X X^T, which commute. So the
+  iterations run on small square matrices instead of on the wide X.
+
+  Args:
+    gram: X X^T of each block, [B, M, M].
   """
   a, b, c = _COEFFICIENTS
-  gram = tf.matmul(x, x, transpose_b=True)  # X_k X_k^T
-  identity = tf.eye(x.shape[-2], dtype=x.dtype)
-  product = None  # Q_k
+  square = tf.linalg.trace(gram)[:, tf.newaxis, tf.newaxis]  # |X|^2
+  gram = tf.square(_inverse_root(square)) * gram
+  identity = tf.eye(gram.shape[-1], dtype=gram.dtype)
+  product = None
   for k in range(_NUM_ITERATIONS):
     factor = a * identity + b * gram + c * tf.matmul(gram, gram)
     product = factor if product is None else tf.matmul(factor, product)
     if k < _NUM_ITERATIONS - 1:
       gram = tf.matmul(factor, tf.matmul(factor, gram))
-  return tf.matmul(product, x)
+  return product * _inverse_root(square)
 
 
-def _normalized(x: tf.Tensor, axis: tuple[int, ...]) -> tf.Tensor:
-  """Divides by the norm along some axes; zeros stay zeros.
-
-  The largest entry is divided out first, lest squares of very small ones vanish.
-  """
-  largest = tf.reduce_max(tf.abs(x), axis=axis, keepdims=True)
-  x = tf.math.divide_no_nan(x, largest)
-  return x * tf.math.rsqrt(
-    tf.reduce_sum(tf.square(x), axis=axis, keepdims=True) + tf.cast(1e-30, x.dtype)
-  )
+def _inverse_root(square: tf.Tensor) -> tf.Tensor:
+  """Returns 1 / sqrt(square), or 0 for 0."""
+  is_zero = square == 0.0
+  return tf.where(is_zero, 0.0, tf.math.rsqrt(tf.where(is_zero, 1.0, square)))
