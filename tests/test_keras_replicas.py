@@ -3,7 +3,7 @@
 _TWO_REPLICAS = """
 import keras, numpy as np, tensorflow as tf
 from l2l_tf.keras import Diagnostics, LearnedOptimizer
-from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
+from l2l_tf.optimizers import Adam, CoordinatewiseLSTM, GeneralRule
 cpu = tf.config.list_physical_devices("CPU")[0]
 two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two_devices)
@@ -28,6 +28,7 @@ for make, has_input, options in [
   (lstm, True, {}),
   (lstm, False, {"weight_decay": 0.1, "use_ema": True}),
   (lambda: Adam(0.05), False, {"nonfinite_gradients": "skip"}),
+  (GeneralRule, False, {"total_steps": 12}),
 ]:
   two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
   assert two.num_replicas_in_sync == 2

@@ -70,3 +70,11 @@ def test_the_scale_does_not_matter(scale):
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 5)])
 def test_zeros_and_empty_matrices_stay_as_they_are(shape):
   np.testing.assert_array_equal(orthogonalized(tf.zeros(shape), 4), np.zeros(shape))
+
+
+def test_rounding_errors_of_a_matrix_of_rank_one_stay_small():
+  rng = np.random.RandomState(0)
+  matrix = np.outer(rng.normal(size=4), rng.normal(size=6)).astype(np.float32)
+  noise = 1e-7 * rng.normal(size=(4, 6)).astype(np.float32)
+  one, other = (orthogonalized(tf.constant(m), 32) for m in (matrix, matrix + noise))
+  assert np.abs(one - other).max() < 1e-3

@@ -38,12 +38,9 @@ def orthogonalized(matrix: tf.Tensor, block: int) -> tf.Tensor:
   height = -(-rows // count)
   padded = tf.pad(matrix, [(0, count * height - rows), (0, 0)])
   x = tf.reshape(padded, [count, height, columns])
-  gram = tf.matmul(x, x, transpose_b=True)
-  product = _polynomial(gram)
-  # The sum of the squares of product X, without a further look at the wide X.
-  square = tf.reduce_sum(tf.matmul(product, gram) * product)
-  scale = math.sqrt(rows * columns) * _inverse_root(square)
-  return tf.reshape(tf.matmul(scale * product, x), [count * height, columns])[:rows]
+  x = tf.matmul(_polynomial(tf.matmul(x, x, transpose_b=True)), x)
+  scale = math.sqrt(rows * columns) * _inverse_root(tf.reduce_sum(tf.square(x)))
+  return scale * tf.reshape(x, [count * height, columns])[:rows]
 
 
 def _polynomial(gram: tf.Tensor) -> tf.Tensor:
