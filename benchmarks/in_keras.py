@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from l2l_tf import cores
 from l2l_tf.keras import LearnedOptimizer
-from l2l_tf.optimizers import CoordinatewiseLSTM
+from l2l_tf.optimizers import CoordinatewiseLSTM, GeneralRule
 
 _BATCH = 64
 _BLOCK_SIZE = 1 << 14
@@ -34,7 +34,20 @@ def conv_net() -> keras.Model:
   return keras.Sequential([*layers, keras.layers.Dense(10)])
 
 
-_MODELS = {"mlp": mlp, "conv_net": conv_net}
+def transformer() -> keras.Model:
+  """Eight blocks of 128 features on 784 pixels in 28 rows: 1,591,178 parameters."""
+  inputs = x = keras.Input([28, 28, 1])
+  x = keras.layers.Dense(128)(keras.layers.Reshape([28, 28])(x))
+  for _ in range(8):
+    y = keras.layers.LayerNormalization()(x)
+    x += keras.layers.MultiHeadAttention(8, 16)(y, y)
+    y = keras.layers.Dense(512, "relu")(keras.layers.LayerNormalization()(x))
+    x += keras.layers.Dense(128)(y)
+  x = keras.layers.GlobalAveragePooling1D()(x)
+  return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
+_MODELS = {"mlp": mlp, "conv_net": conv_net, "transformer": transformer}
 
 
 class Steps:
@@ -140,8 +153,11 @@ def _lstm() -> CoordinatewiseLSTM:
 
 
 def _optimizer(name: str) -> keras.optimizers.Optimizer:
-  if name == "Adam":
-    return keras.optimizers.Adam()
+  if name in ("Adam", "Muon"):
+    return getattr(keras.optimizers, name)()
+  if name in ("GeneralRule", "without_blocks"):
+    rule = GeneralRule(32 if name == "GeneralRule" else None)
+    return LearnedOptimizer(rule, total_steps=1000)
   return LearnedOptimizer(_lstm(), block_size=_BLOCK_SIZE)
 
 
