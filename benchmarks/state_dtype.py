@@ -17,7 +17,7 @@ _DTYPES = [None, "bfloat16"]
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--optimizer", default="general", help="name or path")
+  parser.add_argument("--optimizer", default="general_lstm", help="name or path")
   parser.add_argument("--seeds", type=int, default=5)
   parser.add_argument("--epochs", type=int, default=20)
   args = parser.parse_args()

@@ -32,6 +32,8 @@ def main(unused_argv: list[str]) -> None:
   )
   compute_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   optimizer = l2l_tf.keras.LearnedOptimizer(_OPTIMIZER.value)
+  if optimizer.has_horizon:
+    optimizer.total_steps = _STEPS.value
 
   @tf.function
   def train_step(images, labels):

@@ -52,6 +52,8 @@ def main(unused_argv: list[str]) -> None:
     callbacks.append(keras.callbacks.TensorBoard(_LOGDIR.value))
     if isinstance(model.optimizer, l2l_tf.keras.LearnedOptimizer):
       callbacks.append(l2l_tf.keras.Diagnostics(_LOGDIR.value))
+  if getattr(model.optimizer, "has_horizon", False):
+    callbacks.append(model.optimizer.fit_callback())
   model.fit(
     x_train,
     y_train,

@@ -25,6 +25,8 @@ def main(unused_argv: list[str]) -> None:
   model = snt.Sequential([snt.Flatten(), snt.nets.MLP([32, 10])])
   model(data.test_images)  # Sonnet makes the variables in the first call.
   optimizer = l2l_tf.keras.LearnedOptimizer(_OPTIMIZER.value)
+  if optimizer.has_horizon:
+    optimizer.total_steps = _STEPS.value
 
   @tf.function
   def train_step(images, labels):

@@ -143,7 +143,11 @@ def test_a_pretrained_optimizer_is_small_and_its_card_complete(name):
   shipped, recipe = cards.pretrained()[name], pretraining.RECIPES[name]
   assert shipped.name == name and shipped.trained_on == recipe.trained_on
   flags = recipe.commands(name, shipped.seed)
-  assert list(shipped.commands) == [f"l2l-train {' '.join(f)}" for f in flags]
+  commands = [f"l2l-train {' '.join(f)}" for f in flags]
+  if recipe.suite is not None:
+    commands = [f"l2l-pretrain --name={name} --seed={shipped.seed}"]
+    assert shipped.num_updates == recipe.suite.num_updates
+  assert list(shipped.commands) == commands
   assert shipped.num_updates > 0 and shipped.minutes > 0
   found = {(r.task, r.steps, r.optimizer) for r in shipped.results}
   names = ["learned", "Adam", "momentum", "RMSprop", "Adam at 0.001"]
@@ -162,6 +166,8 @@ def test_a_pretrained_optimizer_is_small_and_its_card_complete(name):
 # One held-out task of each that needs no download.
 TASKS = {
   "general": "breast_cancer, 32 relu",
+  "general_fast": "breast_cancer, 32 relu",
+  "general_lstm": "breast_cancer, 32 relu",
   "mnist_mlp": "digits, 20 sigmoid",
   "quadratic": "quadratics",
 }

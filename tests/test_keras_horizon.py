@@ -180,12 +180,9 @@ def test_weight_decay_follows_the_rate():
 @pytest.mark.parametrize(
   "options",
   [
-    {"use_ema": True, "ema_overwrite_frequency": 2},
-    {"clipnorm": 1.0},
-    {"global_clipnorm": 1.0},
-    {"gradient_accumulation_steps": 2},
-    {"state_dtype": "bfloat16"},
-    {"loss_scale_factor": 1024.0},
+    {"use_ema": True, "ema_overwrite_frequency": 2, "clipnorm": 1.0},
+    {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0},
+    {"state_dtype": "bfloat16", "loss_scale_factor": 1024.0},
   ],
   ids=str,
 )

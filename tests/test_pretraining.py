@@ -11,9 +11,10 @@ from absl import flags
 
 from l2l_tf.evaluation import comparison
 from l2l_tf.meta.trainer import check_lengths
+from l2l_tf.optimizers import GeneralRule
 from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
-from l2l_tf.pretraining.recipes import RECIPES, Recipe
+from l2l_tf.pretraining.recipes import RECIPES, Recipe, Suite
 from l2l_tf.problems import Simple
 from l2l_tf.runs import presets
 from l2l_tf.runs import pretraining as pretrained
@@ -39,7 +40,10 @@ pretraining.RECIPES = {{"general": recipe}}
 @pytest.mark.parametrize(
   "args, words",
   [
-    (["--name=large"], "value should be one of <quadratic|mnist_mlp|general>"),
+    (
+      ["--name=large"],
+      "value should be one of <quadratic|mnist_mlp|general|general_fast|",
+    ),
     (["--horizons=100,0"], "positive integers separated by commas"),
     (["--horizons="], "positive integers separated by commas"),
     (["--num_draws=0"], "--num_draws=0"),
@@ -150,7 +154,34 @@ def test_the_stages_of_a_recipe_are_flags_that_l2l_train_takes(name):
 
 
 def test_every_recipe_is_for_a_problem_with_a_plain_name():
-  assert list(pretraining.RECIPES) == ["quadratic", "mnist_mlp", "general"]
+  assert list(pretraining.RECIPES) == [
+    "quadratic", "mnist_mlp", "general", "general_fast", "general_lstm"
+  ]  # fmt: skip
   for name, recipe in RECIPES.items():
-    assert name in presets.PRESETS
-    assert all(f"--problem={name}" in flags for flags in recipe.stages)
+    assert bool(recipe.stages) == (recipe.suite is None)
+    problem = name.removesuffix("_lstm")
+    assert problem in presets.PRESETS or recipe.suite is not None
+    assert all(f"--problem={problem}" in flags for flags in recipe.stages)
+
+
+def test_a_recipe_with_a_suite_trains_on_it(tmp_path, monkeypatch):
+  problems = lambda: {"x^2": Simple}
+  options = lambda: {"horizon": (3, 6), "pairs": 1, "tasks": 1}
+  suite = Suite(lambda: GeneralRule(None), problems, 9, 0.1, options)
+  recipes = {"general": Recipe("x^2", (), problems, suite)}
+  monkeypatch.setattr(pretraining, "RECIPES", recipes)
+  settings = PretrainingSettings(
+    num_epochs=2,
+    horizons=(2, 4),
+    num_draws=1,
+    save_path=str(tmp_path / "run"),
+    output_path=str(tmp_path / "out"),
+  )
+  assert pretrained.make(settings) == 0
+  card = cards.read(tmp_path / "out/general.json")
+  assert card.num_updates == 2
+  assert card.commands == ("l2l-pretrain --name=general --seed=0 --num_epochs=2",)
+  assert {(r.task, r.steps) for r in card.results} == {("x^2", 2), ("x^2", 4)}
+  made = export.load(tmp_path / "out/general.l2l.npz")
+  assert isinstance(made, GeneralRule)
+  assert (made.variables[0].numpy() != GeneralRule(None).variables[0].numpy()).all()

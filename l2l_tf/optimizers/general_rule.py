@@ -199,6 +199,11 @@ class GeneralRule(base.Optimizer):
   def decay_rate(self, state):
     return self._rate(self.constants, state)
 
+  def diagnostics(self, grads, state):
+    """Returns the rate of the next step."""
+    del grads
+    return {"rate": self._rate(self.constants, state)}
+
   def _move(self, constants, eta, decay, role, grad, param, fast, slow, second, count):
     """Returns a tensor's update and its next averages."""
     if not fast.shape.num_elements():

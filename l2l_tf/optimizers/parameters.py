@@ -56,6 +56,7 @@ _PROJECTIONS = ("query", "key", "value")
 def role(shape: Sequence[int], path: str = "") -> Role:
   """Returns the role of a tensor, from its shape and, where that is known, its path.
 
+  >>> from l2l_tf.optimizers.parameters import role
   >>> role((3, 3, 16, 32)).matrix
   (144, 32)
   >>> role((64, 4, 16), "attention/query/kernel").matrix

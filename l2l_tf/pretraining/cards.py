@@ -170,7 +170,7 @@ def pretrained() -> Cards:
 
   >>> cards = pretrained()
   >>> list(cards)
-  ['general', 'mnist_mlp', 'quadratic']
+  ['general', 'general_lstm', 'mnist_mlp', 'quadratic']
   >>> print(cards["general"])  # how it was trained, how well it does, where it fails
   """
   return Cards((path.stem, read(path)) for path in sorted(DIRECTORY.glob("*.json")))
@@ -185,8 +185,8 @@ def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
   """Loads a pretrained optimizer, or one that was saved to a file.
 
   >>> optimizer = load("general")
-  >>> optimizer.config["layers"]
-  (20, 20)
+  >>> optimizer.config["block"]
+  32
 
   Args:
     name_or_path: a name in `pretrained()`, or the path of a file that l2l-train or

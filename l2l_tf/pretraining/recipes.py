@@ -7,13 +7,26 @@ that the previous stage exported.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+Tasks = Callable[[], Mapping[str, Callable[[], Any]]]  # name -> constructor
+
+
+class Suite(NamedTuple):
+  """A training on many problems at once, by a `SuiteTrainer`."""
+
+  optimizer: Callable[[], Any]
+  problems: Tasks
+  num_updates: int
+  learning_rate: float  # of Adam, falling to zero by a cosine
+  options: Callable[[], Mapping[str, Any]]  # of the trainer
+
 
 class Recipe(NamedTuple):
   """How a pretrained optimizer is trained and tested."""
 
   trained_on: str
   stages: tuple[tuple[str, ...], ...]  # flags of l2l-train for each stage
-  held_out: Callable[[], Mapping[str, Callable[[], Any]]]  # name -> constructor
+  held_out: Tasks
+  suite: Suite | None = None  # in place of stages
 
   def commands(self, directory: str, seed: int, extra: tuple[str, ...] = ()):
     """Returns the flags of every stage.
@@ -34,6 +47,34 @@ class Recipe(NamedTuple):
 
 
 def _general():
+  from l2l_tf.problems import suites
+
+  return suites.GENERAL_HELD_OUT
+
+
+def _general_suite(block: int | None) -> Suite:
+  def optimizer():
+    from l2l_tf.optimizers import GeneralRule
+
+    return GeneralRule(block)
+
+  def tasks():
+    from l2l_tf.problems import suites
+
+    return suites.GENERAL_TRAINING
+
+  def options():
+    from l2l_tf.optimizers.general_rule import Constants
+
+    # Decay tells in trainings that are longer than these, so it stays as it is.
+    spread = [0.0 if name.startswith("decay") else 0.1 for name in Constants._fields]
+    lengths = {"horizon": (50, 2000), "untold": 0.25}
+    return {**lengths, "pairs": 4, "tasks": 6, "stddev": [spread]}
+
+  return Suite(optimizer, tasks, 60, 0.03, options)
+
+
+def _general_lstm():
   from l2l_tf import problems
 
   return problems.HELD_OUT_TASKS
@@ -63,6 +104,10 @@ def _mnist():
   }
 
 
+_GENERAL_TASKS = (
+  "27 small nets on digits, iris, wine, diabetes and text: dense, convolutional,"
+  " recurrent, attention, autoencoders, for 50 to 2,000 steps"
+)
 _SECOND = ("--second_derivatives", "--learning_rate=0.001")
 _OFTEN = ("--evaluation_period=20", "--evaluation_epochs=16")
 
@@ -88,10 +133,12 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     _mnist,
   ),
-  "general": Recipe(
+  "general": Recipe(_GENERAL_TASKS, (), _general, _general_suite(32)),
+  "general_fast": Recipe(_GENERAL_TASKS, (), _general, _general_suite(None)),
+  "general_lstm": Recipe(
     "12 small perceptrons and convolutional nets on digits, iris and wine, for 200"
     " steps",
     (("--problem=general", "--evaluation_period=20"),),
-    _general,
+    _general_lstm,
   ),
 }

@@ -20,7 +20,9 @@ from l2l_tf.evaluation import baselines, comparison
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.runs import suite_training
 from l2l_tf.runs.settings import PretrainingSettings
+from l2l_tf.runs.suite_training import Trained
 from l2l_tf.runs.training_run import OPTIMIZER, finished_epochs
 from l2l_tf.storage import export, files
 
@@ -37,21 +39,26 @@ def make(settings: PretrainingSettings) -> int:
   path = path.expanduser()
   epochs = settings.num_epochs
   extra = () if epochs is None else (f"--num_epochs={epochs}",)
-  for stage, flags in enumerate(recipe.commands(str(path), seed, extra), 1):
-    code = _train(flags, path / str(stage))
-    if code:
-      return code
-  optimizer = export.load(path / str(len(recipe.stages)) / OPTIMIZER)
+  if recipe.suite is not None:
+    count = recipe.suite.num_updates if epochs is None else epochs
+    trained = suite_training.train(recipe.suite, path / "1", seed, count)
+    commands = [" ".join([f"l2l-pretrain --name={name} --seed={seed}", *extra])]
+  else:
+    for stage, flags in enumerate(recipe.commands(str(path), seed, extra), 1):
+      code = _train(flags, path / str(stage))
+      if code:
+        return code
+    trained = _trained_by_stages(recipe, path)
+    commands = [f"l2l-train {' '.join(c)}" for c in recipe.commands(name, seed, extra)]
+  optimizer = trained.optimizer
   results = _compare(recipe, optimizer, path / _COMPARISON, settings)
-  commands = [f"l2l-train {' '.join(c)}" for c in recipe.commands(name, seed, extra)]
-  stages = [path / str(i) for i, _ in enumerate(recipe.stages, 1)]
   card = cards.Card(
     name=name,
     trained_on=recipe.trained_on,
     commands=tuple(commands),
     seed=seed,
-    num_updates=sum(map(_num_updates, stages)),
-    minutes=round(sum(map(_seconds, stages)) / 60, 1),
+    num_updates=trained.num_updates,
+    minutes=round(trained.seconds / 60, 1),
     num_draws=settings.num_draws,
     results=tuple(results),
   )
@@ -62,6 +69,13 @@ def make(settings: PretrainingSettings) -> int:
     cards.write(card, output / f"{name}.json")
   print(f"{card}\n\nWritten to {output}/")
   return 0
+
+
+def _trained_by_stages(recipe: pretraining.Recipe, path: pathlib.Path) -> Trained:
+  stages = [path / str(i) for i, _ in enumerate(recipe.stages, 1)]
+  optimizer = export.load(stages[-1] / OPTIMIZER)
+  updates, seconds = sum(map(_num_updates, stages)), sum(map(_seconds, stages))
+  return Trained(optimizer, updates, seconds)
 
 
 def _train(flags: Sequence[str], path: pathlib.Path) -> int:
