@@ -31,18 +31,19 @@ def sequential(request):
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory):
-  """Starts processes that have TensorFlow imported already."""
-  forks = processes.Forks(tmp_path_factory.mktemp("forks"), processes.TENSORFLOW)
+def library_forks(tmp_path_factory):
+  """Starts processes that import this package themselves, but nothing it builds on."""
+  path = tmp_path_factory.mktemp("libraries")
+  forks = processes.Forks(path, processes.LIBRARIES)
   yield forks
   forks.close()
 
 
 @pytest.fixture(scope="session")
-def library_forks(tmp_path_factory):
-  """Starts processes that import this package themselves, but nothing it builds on."""
-  path = tmp_path_factory.mktemp("libraries")
-  forks = processes.Forks(path, processes.LIBRARIES)
+def forks(library_forks, tmp_path_factory):
+  """Starts processes that have TensorFlow and this package imported already."""
+  path = tmp_path_factory.mktemp("forks")
+  forks = processes.Forks(path, processes.ALL, library_forks)
   yield forks
   forks.close()
 
