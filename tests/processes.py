@@ -35,6 +35,7 @@ assert "tensorflow" not in sys.modules
 
 FORKS = """
 import gc, json, os, resource, signal, sys, time
+gc.disable()  # It would walk over all of TensorFlow while that is imported.
 exec(sys.argv[1])
 
 def become(job):
@@ -59,6 +60,7 @@ def wait(pid, deadline):
   return "hangs"
 
 def serve():
+  gc.enable()
   gc.freeze()  # Else each process walks over all of TensorFlow when it ends.
   for line in sys.stdin:
     job = json.loads(line)
