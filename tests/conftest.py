@@ -1,21 +1,21 @@
-"""Fixtures of several test files."""
+"""Fixtures of several test files.
+
+They import TensorFlow themselves: the process that hands out the tests does without.
+"""
+
+import before_imports  # noqa: F401 isort: skip
 
 import functools
-import os
+import gc
 
-# Before TensorFlow is imported, here and in the processes that tests start: XLA
-# compiles small programs an eighth faster if it does not split them, and for AVX2.
-os.environ.setdefault(
-  "XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX2"
-)
-
-import keras_models
 import processes
 import pytest
-import short_run
 
-from l2l_tf.optimizers import CoordinatewiseLSTM
-from l2l_tf.storage import export
+
+def pytest_collection_finish():
+  """Begins to collect garbage, but among what is made from here on."""
+  gc.enable()
+  gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
@@ -27,15 +27,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=[True, False], ids=["input", "no_input"], scope="module")
 def sequential(request):
   """Returns what builds a model of two layers, with an `Input` and without one."""
+  import keras_models
+
   return functools.partial(keras_models.sequential, request.param)
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory):
-  """Starts processes that have TensorFlow imported already."""
-  forks = processes.Forks(tmp_path_factory.mktemp("forks"), processes.TENSORFLOW)
-  yield forks
-  forks.close()
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +37,15 @@ def library_forks(tmp_path_factory):
   """Starts processes that import this package themselves, but nothing it builds on."""
   path = tmp_path_factory.mktemp("libraries")
   forks = processes.Forks(path, processes.LIBRARIES)
+  yield forks
+  forks.close()
+
+
+@pytest.fixture(scope="session")
+def forks(library_forks, tmp_path_factory):
+  """Starts processes that have TensorFlow and this package imported already."""
+  path = tmp_path_factory.mktemp("forks")
+  forks = processes.Forks(path, processes.ALL, library_forks)
   yield forks
   forks.close()
 
@@ -58,6 +61,8 @@ def light_forks(tmp_path_factory):
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
   """A training that nothing disturbed: how it ended, and its directory."""
+  import short_run
+
   path = tmp_path_factory.mktemp("reference") / "run"
   command = processes.COMMAND.format("train")
   return processes.cold(command, *short_run.TINY, f"--save_path={path}"), path
@@ -66,6 +71,9 @@ def reference(tmp_path_factory):
 @pytest.fixture
 def exported(tmp_path):
   """Two exports of the same weights, in directories of the same name."""
+  from l2l_tf.optimizers import CoordinatewiseLSTM
+  from l2l_tf.storage import export
+
   paths = [f"{parent}/run/optimizer.l2l.npz" for parent in ("one", "two")]
   for path in paths:
     export.save(CoordinatewiseLSTM((4,), "log_and_sign", 0.1), tmp_path / path)

@@ -17,16 +17,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts.{} import run; run()"
 
 # What a process may have imported before it is forked.
-TENSORFLOW = """
-import keras, tensorflow
+LIBRARIES = """
+import keras, matplotlib.backends.backend_agg, matplotlib.pyplot, sonnet, tensorflow
+import tensorboard.summary
+assert "l2l_tf" not in sys.modules
+"""
+ALL = """
 from l2l_tf.evaluation import findings, plots, report
 from l2l_tf.meta import trace_graph
-from l2l_tf.runs import training_run
+from l2l_tf.runs import diagnosis, evaluation, training
 from l2l_tf.storage import summaries
-"""
-LIBRARIES = """
-import keras, matplotlib.pyplot, sonnet, tensorflow
-assert "l2l_tf" not in sys.modules
 """
 SCRIPTS = """
 from l2l_tf.scripts import launch
@@ -35,6 +35,7 @@ assert "tensorflow" not in sys.modules
 
 FORKS = """
 import gc, json, os, resource, signal, sys, time
+gc.disable()  # It would walk over all of TensorFlow while that is imported.
 exec(sys.argv[1])
 
 def become(job):
@@ -58,17 +59,26 @@ def wait(pid, deadline):
   os.waitpid(pid, 0)
   return "hangs"
 
-gc.freeze()  # Else each process walks over all of TensorFlow when it ends.
-for line in sys.stdin:
-  job = json.loads(line)
-  if "wait" in job:
-    print(json.dumps(wait(job["wait"], time.monotonic() + 120)), flush=True)
-  elif pid := os.fork():
-    print(pid, flush=True)
-  else:
-    become(job)
-    exec(job["code"])
-    break
+def serve():
+  gc.enable()
+  gc.freeze()  # Else each process walks over all of TensorFlow when it ends.
+  for line in sys.stdin:
+    job = json.loads(line)
+    if "wait" in job:
+      print(json.dumps(wait(job["wait"], time.monotonic() + 120)), flush=True)
+    elif pid := os.fork():
+      print(pid, flush=True)
+    elif "imports" in job:  # a server of its own
+      for fd, flags in enumerate([os.O_RDONLY, os.O_WRONLY]):
+        os.dup2(os.open(job["pipes"][fd], flags), fd)
+      sys.stdin = open(0)
+      exec(job["imports"], globals())
+      return serve()
+    else:
+      become(job)
+      return exec(job["code"], globals())
+
+serve()
 """
 
 
@@ -118,8 +128,17 @@ class Process:
 class Forks:
   """Starts processes that have imported something already, in no time."""
 
-  def __init__(self, directory, imports):
+  def __init__(self, directory, imports, parent=None):
+    """Starts a server, which is forked itself if there is a `parent`."""
     self._directory = directory
+    if parent is not None:
+      pipes = [directory / name for name in ("requests", "answers")]
+      for pipe in pipes:
+        os.mkfifo(pipe)
+      parent.ask({"imports": imports, "pipes": [str(pipe) for pipe in pipes]})
+      self._requests, self._answers = pipes[0].open("w"), pipes[1].open()
+      self._server = None
+      return
     self._server = subprocess.Popen(
       [sys.executable, "-c", FORKS, imports],
       stdin=subprocess.PIPE,
@@ -127,10 +146,11 @@ class Forks:
       text=True,
       env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
+    self._requests, self._answers = self._server.stdin, self._server.stdout
 
   def ask(self, job):
-    print(json.dumps(job), file=self._server.stdin, flush=True)
-    return json.loads(self._server.stdout.readline())
+    print(json.dumps(job), file=self._requests, flush=True)
+    return json.loads(self._answers.readline())
 
   def start(self, script, *args, cwd=None, code=None, limit=None, fatal=False):
     code = {"code": code or COMMAND.format(script), "cwd": str(cwd or self._directory)}
@@ -141,8 +161,10 @@ class Forks:
     return self.start(script, *args, **kwargs).wait()
 
   def close(self):
-    self._server.stdin.close()
-    self._server.wait()
+    self._requests.close()
+    self._answers.read()  # until it has ended
+    if self._server is not None:
+      self._server.wait()
 
 
 def cold(code, *args, cwd=None, path=()):

@@ -1,6 +1,7 @@
 """A training of a second, and what it leaves."""
 
 import numpy as np
+import processes
 import tensorflow as tf
 
 NUM_EPOCHS, PERIOD = 60, 3
@@ -8,7 +9,15 @@ TINY = [
   "--problem=quadratic", f"--num_epochs={NUM_EPOCHS}", f"--evaluation_period={PERIOD}",
   "--evaluation_epochs=1", "--num_steps=4", "--unroll_length=2", "--layers=24",
 ]  # fmt: skip
-# What the run above writes: up to its first checkpoint, logs of about 6 kB, an
+# Without pictures, whose 30 kB are written by the clock.
+UNPICTURED = f"""
+from l2l_tf.runs import training
+training._PICTURE_PERIOD = float("inf")
+{processes.COMMAND.format("train")}
+"""
+# A linear optimizer, which is traced and compiled in half the time of an LSTM.
+LINEAR = [*TINY, "--layers="]
+# What the run of an LSTM writes: up to its first checkpoint, logs of about 6 kB, an
 # export of 12 kB and the checkpoint of 34 kB; to its end, logs of 70 kB.
 IN_EXPORT, IN_CHECKPOINT, IN_LOGS = 9_500, 22_000, 35_000
 

@@ -152,19 +152,18 @@ def estimates(estimator, problem, optimizer, window, num_windows, num_seeds):
   state = state._replace(horizon=tf.fill([estimator.pairs], horizon))
 
   @tf.function(autograph=False)
-  def call(state, seed):
-    arguments = problem, optimizer, None, None, window, lambda *_: ()
-    found, state = estimator(*arguments, state=state, seed=seed)
-    return tf.concat([tf.reshape(g, [-1]) for g in found.meta_gradient], 0), state
+  def episode(i):
+    def estimate(carry, w):
+      arguments = problem, optimizer, None, None, window, lambda *_: ()
+      seed = seeds.make(1, i, w)
+      found, state = estimator(*arguments, state=carry[1], seed=seed)
+      return tf.concat([tf.reshape(g, [-1]) for g in found.meta_gradient], 0), state
 
-  draws = []
-  for i in range(num_seeds):
-    now, found = state, []
-    for w in range(num_windows):
-      estimate, now = call(now, seeds.make(1, i, w))
-      found.append(estimate)
-    draws.append(np.array(found))
-  return np.array(draws)
+    zeros = tf.zeros([sum(w.shape.num_elements() for w in optimizer.get_phi())])
+    start = tf.cast(zeros, optimizer.get_phi()[0].dtype), state
+    return tf.scan(estimate, tf.range(num_windows), start)[0]
+
+  return np.array([episode(tf.constant(i)) for i in range(num_seeds)])
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,10 @@ def test_merging_varies_no_more_than_the_better_of_the_two():
     1 + scale * seeds.normal([2000, 16, 3], key, dtype=tf.float64)
     for scale, key in zip(scales, keys)
   )
-  merged = tf.map_fn(lambda x: merge(*x), (one, two), fn_output_signature=tf.float64)
+  merge_all = tf.function(
+    lambda *x: tf.map_fn(lambda x: merge(*x), x, fn_output_signature=tf.float64)
+  )
+  merged = merge_all(one, two)
   better = scales.min(axis=0) / 16**0.5
   assert np.all(np.std(merged, axis=0) < 1.05 * better)
   assert np.all(np.abs(np.mean(merged, axis=0) - 1) < 3 * better / 2000**0.5)
@@ -254,13 +256,16 @@ INFLUENCES = {1: 1.0, 10: 10.0, 20: 16.48, 30: 9.87, 40: 0.566, 50: -4.753, 100:
 def test_truncated_back_propagation_sees_what_arrives_in_its_window(balancing):
   problem, optimizer = balancing["FirstCoordinate"](), balancing["Push"]()
   task, carry = unroll.start(problem, optimizer, seeds.make(0), unroll.second_order)
-  carry, _ = unroll.unroll(problem, optimizer, task, carry, 500)
-  method = TapedBPTT(second_derivatives=True)
+  run = lambda length: unroll.unroll(problem, optimizer, task, carry, length)[0]
+  start = tf.function(run, autograph=False)(tf.constant(700))
+  method, objective = TapedBPTT(second_derivatives=True), MetaObjective(last_only)
+  arguments = problem, optimizer, task, start
+  of_window = tf.function(
+    lambda length: method(*arguments, length, lambda *_: (), objective)[0],
+    autograph=False,
+  )
   for length, stated in INFLUENCES.items():
-    start, _ = unroll.unroll(problem, optimizer, task, carry, 200)
-    objective = MetaObjective(last_only)
-    arguments = problem, optimizer, task, start, length, lambda *_: ()
-    window, _ = method(*arguments, objective)
+    window = of_window(tf.constant(length))
     slope = window.meta_gradient[0] / (window.carry.params[0][0] - 1)
     np.testing.assert_allclose(slope, influence(balancing, length), rtol=1e-5)
     np.testing.assert_allclose(slope, stated, atol=0.006)
@@ -401,19 +406,19 @@ def ages_and_horizons(estimator, num_windows):
   """Runs windows of 2 steps; returns the lanes' ages after each, and their horizons."""
   problem, optimizer = Quadratic(2, 3), CoordinatewiseLSTM((3,))
   state = estimator.init(problem, optimizer, seeds.make(0), 100, 2)
-  call = tf.function(
-    lambda state, seed: estimator(
-      problem, optimizer, None, None, 2, lambda *_: (), state=state, seed=seed
-    )[1],
-    autograph=False,
-  )
+
+  @tf.function(autograph=False)
+  def call(state, seed):
+    arguments = problem, optimizer, None, None, 2, lambda *_: ()
+    _, state = estimator(*arguments, state=state, seed=seed)
+    return state, estimator._noise(optimizer, seed)
+
   ages, horizons = [], []
   for i in range(num_windows):
-    state = call(state, seeds.make(1, i))
+    state, noise = call(state, seeds.make(1, i))
     ages.append(np.array(state.carries[0].step))
     horizons.append(np.array(state.horizon))
     begun = ages[-1] == 2
-    noise = estimator._noise(optimizer, seeds.make(1, i))
     for xi, eps in zip(state.memory, noise):  # since the start of the episode
       np.testing.assert_allclose(xi[begun], eps[begun], rtol=1e-5)
       assert begun.all() or np.isclose(xi[~begun], eps[~begun]).mean() < 0.1

@@ -183,6 +183,22 @@ def test_the_file_is_plain_arrays_and_json(path):
   assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_saving_again_builds_no_second_optimizer_again(monkeypatch, tmp_path):
+  sizes, make = [], CoordinatewiseLSTM.__init__
+
+  def counted(self, layers, *args, **kwargs):
+    sizes.append(tuple(layers))
+    make(self, layers, *args, **kwargs)
+
+  one, other = CoordinatewiseLSTM((7, 3)), CoordinatewiseLSTM((7, 4))
+  monkeypatch.setattr(CoordinatewiseLSTM, "__init__", counted)
+  for optimizer in one, other:
+    for _ in range(2):
+      export.save(shuffled(optimizer), tmp_path / "o")
+  assert sizes == [(7, 3), (7, 4)]
+  assert_same(export.load(tmp_path / "o"), other)
+
+
 def test_missing_folders_are_made(tmp_path):
   export.save(SGD(0.1), tmp_path / "a" / "b" / "o.l2l.npz")
   assert export.load(tmp_path / "a" / "b" / "o.l2l.npz").learning_rate == 0.1

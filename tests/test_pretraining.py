@@ -30,8 +30,8 @@ def held_out():
   from l2l_tf import problems
   return {{"x^2": problems.Simple}}
 stage = ("--problem=simple", "--num_steps=2", "--unroll_length=2",
-         "--evaluation_period=50")
-recipe = pretraining.Recipe("x^2", (stage, stage), held_out)
+         "--evaluation_period=20")
+recipe = pretraining.Recipe("x^2", (("--layers=", *stage), stage), held_out)
 pretraining.RECIPES = {{"general": recipe}}
 {COMMAND}
 """
@@ -59,7 +59,7 @@ def test_a_wrong_flag_is_one_sentence(args, words, tmp_path):
 def test_stopped_and_started_again_it_ends_with_weights_and_card(
   library_forks, tmp_path
 ):
-  args = ["--horizons=2,20", "--num_draws=2", "--num_epochs=600",
+  args = ["--horizons=2,20", "--num_draws=2", "--num_epochs=160",
           "--save_path=run", "--output_path=out"]  # fmt: skip
   process = library_forks.start("pretrain", *args, code=SMALL, cwd=tmp_path)
   process.wait_until(lambda: list(tmp_path.glob("run/1/checkpoints/*.index")))
@@ -76,13 +76,13 @@ def test_stopped_and_started_again_it_ends_with_weights_and_card(
   assert not any("Traceback" in line for line in again.err)
   card = cards.read(tmp_path / "out/general.json")
   assert str(card) in again.out
-  assert card.num_updates == 2 * 600 and card.num_draws == 2
+  assert card.num_updates == 2 * 160 and card.num_draws == 2
   assert float((tmp_path / "run/1/seconds.txt").read_text()) > seconds
   assert card.commands == (
-    "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=50"
-    " --seed=0 --num_epochs=600 --save_path=general/1",
-    "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=50"
-    " --seed=0 --initial_path=general/1/optimizer.l2l.npz --num_epochs=600"
+    "l2l-train --layers= --problem=simple --num_steps=2 --unroll_length=2"
+    " --evaluation_period=20 --seed=0 --num_epochs=160 --save_path=general/1",
+    "l2l-train --problem=simple --num_steps=2 --unroll_length=2 --evaluation_period=20"
+    " --seed=0 --initial_path=general/1/optimizer.l2l.npz --num_epochs=160"
     " --save_path=general/2",
   )
   assert {(r.task, r.steps) for r in card.results} == {("x^2", 2), ("x^2", 20)}

@@ -47,3 +47,35 @@ def test_a_single_task_gives_one_curve_per_draw_and_held_out_passes_through():
 
 def test_held_out_data_are_for_the_reported_draws_alone():
   assert not Runner(Reporting(), SGD(0.25), 2)(0, seeds.TUNING, 1).held_out
+
+
+def test_to_select_and_to_report_is_traced_once():
+  class Counting(Reporting):
+    count = 0
+
+    def task_losses(self, params, constants, seed):
+      Counting.count += 1
+      return super().task_losses(params, constants, seed)
+
+  runner = Runner(Counting(), SGD(0.25), 2)
+  runner(0, seeds.TUNING, 1)
+  before = Counting.count
+  assert before and runner(0, seeds.EVALUATION, 2).held_out
+  assert Counting.count == before
+
+
+def test_a_draw_s_constants_may_be_no_tensors():
+  class Named(Reporting):
+    def init(self, seed):
+      params, drawn = super().init(seed)
+      return params, {"drawn": drawn, "size": 2, "name": "a"}
+
+    def held_out(self, params, constants):
+      found = super().held_out(params, constants["drawn"])
+      return {constants["name"] * constants["size"]: found["drawn"]}
+
+  found, expected = (
+    Runner(problem, SGD(0.25), 2)(0, seeds.EVALUATION, 2).held_out
+    for problem in (Named(), Reporting())
+  )
+  np.testing.assert_array_equal(found["aa"], expected["drawn"])

@@ -1,10 +1,19 @@
 """l2l-train: what it shows and writes, and how its flags go together."""
 
 import json
+import signal
 
 import numpy as np
 from disk import unchanged
-from short_run import NUM_EPOCHS, TINY, result
+from short_run import (
+  IN_CHECKPOINT,
+  IN_EXPORT,
+  NUM_EPOCHS,
+  TINY,
+  UNPICTURED,
+  latest,
+  result,
+)
 
 from l2l_tf.storage import export
 
@@ -81,17 +90,33 @@ def test_a_cosine_names_the_way_on(forks, reference):
   )
 
 
-def test_the_saved_flags_repeat_a_run(forks, reference, tmp_path):
+def test_killed_while_it_writes_the_saved_flags_repeat_a_run(
+  forks, reference, tmp_path
+):
+  path = tmp_path / "run"
   flagfile = f"--flagfile={reference[1] / 'flags.txt'}"
-  given = [f"--save_path={tmp_path / 'run'}", "--log_period=20", "--trace_graph"]
-  ended = forks.run("train", flagfile, *given)
+
+  def train(*flags, **kwargs):
+    return forks.run("train", flagfile, f"--save_path={path}", *flags, **kwargs)
+
+  def killed(limit):
+    """By the kernel, in the middle of writing a file that is larger."""
+    ended = train(limit=limit, fatal=True, code=UNPICTURED)
+    return ended.code == -signal.SIGXFSZ
+
+  assert killed(IN_EXPORT)
+  assert list(path.glob(".*.tmp")) and not latest(path)
+  assert killed(IN_CHECKPOINT)
+  assert list(path.glob("checkpoints/*_temp")) and not latest(path)
+
+  ended = train("--log_period=20", "--trace_graph")
   assert ended.code == 0 and not ended.err
   lines = [line for line in ended.out.splitlines() if line.startswith("epoch ")]
   assert [line.split()[1] for line in lines] == ["20", "40", "60"]
   assert all("final loss" in x and "best validation" in x for x in lines)
-  config = [p / "config.json" for p in (tmp_path / "run", reference[1])]
+  config = [p / "config.json" for p in (path, reference[1])]
   assert config[0].read_text() == config[1].read_text()
-  assert result(tmp_path / "run") == result(reference[1])
+  assert result(path) == result(reference[1])
 
 
 def test_early_stopping_is_said(forks, tmp_path):

@@ -37,24 +37,29 @@ class Runner:
     self._problem = problem
     self._optimizer = optimizer.with_parameters(problem.parameters())
     self._num_steps = num_steps
-    self._compiled = tf.function(self._run, autograph=False, jit_compile=jit_compile)
+    compiled = {"autograph": False, "jit_compile": jit_compile}
+    self._compiled = tf.function(self._run, **compiled)
+    # Apart, lest the run is traced and compiled once to select and once to report.
+    self._held_out = tf.function(self._evaluated, **compiled)
 
   def __call__(self, seed: int, branch: int, num_draws: int) -> Curves:
     """Runs on the first `num_draws` draws of the problem below `(seed, branch)`.
 
     Held-out data are evaluated on the evaluation branch only.
     """
-    reported = branch == seeds.EVALUATION
-    drawn = [
-      self._compiled(seeds.make(seed, branch, i), reported) for i in range(num_draws)
-    ]
-    losses, held_out = zip(*drawn)  # each of losses: [num_steps + 1, tasks of the draw]
+    curves, held_out = [], []  # each of the curves: [num_steps + 1, tasks of the draw]
+    for i in range(num_draws):
+      key = seeds.make(seed, branch, i)
+      losses, params = self._compiled(key)
+      curves.append(losses)
+      is_reported = branch == seeds.EVALUATION
+      held_out.append(self._held_out(key, params) if is_reported else {})
     return Curves(
-      np.concatenate([curve.numpy().T for curve in losses]),
+      np.concatenate([curve.numpy().T for curve in curves]),
       {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]},
     )
 
-  def _run(self, seed, with_held_out):
+  def _run(self, seed):
     task, carry = unroll_lib.start(
       self._problem, self._optimizer, seed, total_steps=self._num_steps
     )
@@ -67,10 +72,11 @@ class Runner:
       self._num_steps,
       observe=lambda c, updates: self._task_losses(task, c),
     )
-    held_out = {}
-    if with_held_out:
-      held_out = self._problem.held_out(carry.params, task.constants)
-    return tf.concat([first[tf.newaxis], losses], axis=0), held_out
+    return tf.concat([first[tf.newaxis], losses], axis=0), carry.params
+
+  def _evaluated(self, seed, params):
+    task, _ = unroll_lib.draw(self._problem, seed)  # Constants may be no tensors.
+    return self._problem.held_out(params, task.constants)
 
   def _task_losses(self, task, carry):
     seed = unroll_lib.step_seed(task, carry.step)

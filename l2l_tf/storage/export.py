@@ -6,11 +6,13 @@ of the optimizer's variables. Nothing in it is executed: classes come from the
 `registry`, and pickled objects are refused.
 """
 
+import functools
 import io
 import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -69,7 +71,7 @@ def dumps(optimizer: optimizers.Optimizer) -> bytes:
   file = io.BytesIO()
   np.savez(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)
   try:
-    _read(file.getvalue())
+    _read(file.getvalue(), _specs_as_before)
   except ExportError as e:
     raise ExportError(
       f"{type(optimizer).__name__} cannot be exported, as load would refuse it: {e}"
@@ -133,10 +135,31 @@ def _specs(optimizer: Any) -> list[Any]:
   ]
 
 
-def _read(data: bytes) -> tuple[Any, list[np.ndarray]]:
+def _specs_made(description: Any) -> list[Any]:
+  """Returns the shape and type of each weight of the optimizer that `load` builds."""
+  snt.Module()  # Sonnet checks once for eager mode, which would fail in the graph.
+  with tf.Graph().as_default():  # for the shapes alone; no weight is allocated
+    return _specs(registry.build(description))
+
+
+def _specs_as_before(description: Any) -> list[Any]:
+  """As `_specs_made`, but a run that saves one optimizer often builds it once."""
+  classes = tuple(registry.registered().items())
+  return _specs_made_once(json.dumps(description), classes)
+
+
+@functools.lru_cache(maxsize=16)
+def _specs_made_once(description: str, classes: tuple[Any, ...]) -> list[Any]:
+  del classes  # With others, the description may mean something else.
+  return _specs_made(json.loads(description))
+
+
+def _read(
+  data: bytes, make: Callable[[Any], list[Any]] = _specs_made
+) -> tuple[Any, list[np.ndarray]]:
   """Returns the optimizer's description and weights, or raises `ExportError`."""
   try:
-    return _read_unguarded(data)
+    return _read_unguarded(data, make)
   except ExportError:
     raise
   except Exception as e:  # Damaged files may raise anything.
@@ -146,7 +169,7 @@ def _read(data: bytes) -> tuple[Any, list[np.ndarray]]:
     ) from e
 
 
-def _read_unguarded(data):
+def _read_unguarded(data, make):
   with (
     zipfile.ZipFile(io.BytesIO(data)) as archive,
     np.load(io.BytesIO(data), allow_pickle=False) as arrays,
@@ -164,9 +187,7 @@ def _read_unguarded(data):
         f" {header.get('version')!r}; this release reads 'l2l_tf' version"
         f" {FORMAT_VERSION}."
       )
-    snt.Module()  # Sonnet checks once for eager mode, which would fail in the graph.
-    with tf.Graph().as_default():  # for the shapes alone; no weight is allocated
-      specs = _specs(registry.build(header["optimizer"]))
+    specs = make(header["optimizer"])
     keys = [_weight_key(i) for i in range(len(specs))]
     if set(members) != {_HEADER, *keys}:
       raise ExportError(
