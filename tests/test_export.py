@@ -23,6 +23,7 @@ from l2l_tf.optimizers import (
   Adam,
   Blocked,
   CoordinatewiseLSTM,
+  GeneralRule,
   KernelwiseLSTM,
   Momentum,
   Nesterov,
@@ -56,6 +57,8 @@ EVERY = [
   lambda: CoordinatewiseLSTM((), "identity", dtype="float16"),
   lambda: RNNprop((3, 2), 0.8, 0.9, 1e-9, 0.2, (10, 1e3), seed=6, dtype="float64"),
   lambda: RNNprop((2,), initializer="zeros", dtype="bfloat16"),
+  lambda: GeneralRule(4),
+  lambda: GeneralRule(None, [0.5] * 19),
   lambda: KernelwiseLSTM((3, 2), (2,), "log_and_sign", 0.5, seed=1),
   lambda: CoordinatewiseLSTM((2,), Concat((LogAndSign(5.0), Clamp(scale=20.0)))),
   lambda: Blocked(CoordinatewiseLSTM((2,), "log_and_sign", seed=3), 4),
@@ -88,7 +91,7 @@ def run(optimizer, num_steps=3):
   grads = gradients(optimizer)
   state = optimizer.initial_state(grads)
   for _ in range(num_steps):
-    updates, state = optimizer(grads, state)
+    updates, state = optimizer(grads, state, params=grads)
   return [u.numpy() for u in updates]
 
 

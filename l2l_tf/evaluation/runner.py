@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf import optimizers, seeds
+from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.problems import Problem
 
@@ -35,7 +36,7 @@ class Runner:
   ):
     """Initializes the runner. The first call traces it; XLA compiles it on request."""
     self._problem = problem
-    self._optimizer = optimizer.with_parameters(problem.parameters())
+    self._optimizer = execution.with_roles(problem, optimizer)
     self._num_steps = num_steps
     compiled = {"autograph": False, "jit_compile": jit_compile}
     self._compiled = tf.function(self._run, **compiled)

@@ -32,6 +32,17 @@ class Group(NamedTuple):
   params: list[tf.Tensor]  # theta_0
 
 
+def with_roles(problem: Problem, optimizer: Optimizer) -> Optimizer:
+  """Tells an optimizer that distinguishes parameters which ones the problem has.
+
+  Others are returned as they are: to describe its parameters a problem may have to draw
+  some.
+  """
+  if not optimizer.distinguishes_parameters:
+    return optimizer
+  return optimizer.with_parameters(problem.parameters())
+
+
 def compiles(optimizer: Optimizer) -> bool:
   """Whether XLA can compile the optimizer's step.
 

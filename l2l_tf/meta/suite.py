@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf import cores, seeds
-from l2l_tf.meta import unroll
+from l2l_tf.meta import execution, unroll
 from l2l_tf.optimizers import Adam, Optimizer
 from l2l_tf.problems import Problem
 
@@ -201,7 +201,7 @@ class SuiteTrainer(tf.Module):
     with self._lock:  # Threads share them.
       if name not in self._episodes:
         problem = self._problems[name]
-        optimizer = self.optimizer.with_parameters(problem.parameters())
+        optimizer = execution.with_roles(problem, self.optimizer)
         run = lambda *arguments: _run_episode(problem, optimizer, *arguments)
         self._episodes[name] = (
           tf.function(run, jit_compile=problem.jit_compile, autograph=False),

@@ -111,7 +111,7 @@ class MetaTrainer(tf.Module):
     self._meta_batch_size = meta_batch_size
     self.objective = _objective(objective, meta_gradient, relative_loss, clip_norm)
     self._jit_compile = jit_compile
-    known = optimizer.with_parameters(problem.parameters())
+    known = execution.with_roles(problem, optimizer)
     self._learner = imitating(known, self.objective.imitation)
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
     self._meta_state = self.meta_optimizer.initial_state(phi)
@@ -193,7 +193,7 @@ class MetaTrainer(tf.Module):
     with tf.name_scope("init/"):
       return seeds.make(self.seed, seeds.ESTIMATION, episode)
 
-  def _start(self, episode, total_steps, most_groups=None):
+  def _start(self, episode, total_steps=(), most_groups=None):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
       # A task depends on its key alone, not on how the tasks are grouped.

@@ -151,6 +151,9 @@ class Optimizer(snt.Module, abc.ABC):
     del total_steps
     return state
 
+  # Whether `with_parameters` makes a difference.
+  distinguishes_parameters = False
+
   def with_parameters(self, parameters: Sequence[Parameter]) -> "Optimizer":
     """Returns this optimizer for parameters of known paths and roles.
 

@@ -117,6 +117,7 @@ class GeneralRule(base.Optimizer):
   coupling = TENSOR
   reads = {GRADIENTS, PARAMETERS}
   has_horizon = True
+  distinguishes_parameters = True
 
   def __init__(self, block: int | None = 32, constants: Sequence[float] | None = None):
     """Initializes phi.

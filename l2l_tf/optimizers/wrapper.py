@@ -47,6 +47,10 @@ class Wrapper(base.Optimizer):
   def with_total_steps(self, state, total_steps):
     return self.inner.with_total_steps(state, total_steps)
 
+  @property
+  def distinguishes_parameters(self) -> bool:
+    return self.inner.distinguishes_parameters
+
   def with_parameters(self, parameters):
     inner = self.inner.with_parameters(parameters)
     return self if inner is self.inner else self.rewrapped(inner)
