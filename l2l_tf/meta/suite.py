@@ -42,9 +42,10 @@ class Draw(NamedTuple):
 class Fitness:
   """What an episode is worth; lower is better.
 
-  log(last / first + floor) + mean_weight log(mean / first + floor) + held_out_weight
-  log(held out / first + floor), where the floor keeps memorised tasks from deciding
-  everything. A loss that is not finite, or above `most` times the first, counts so.
+  With l(x) = log(x / first + floor) it is l(last) + mean_weight l(mean) +
+  held_out_weight max(0, l(held out) - l(last)). The floor keeps memorised tasks from
+  deciding everything. A loss that is not finite, or above `most` times the first,
+  counts as that.
   """
 
   mean_weight: float = 0.2
