@@ -216,10 +216,3 @@ def _merged_by_variable(own, saved, pairs, ownership):
       found = parts[pairs[i]] if i in pairs else fresh
       state += [y.astype(x.dtype) for x, y in zip(fresh, found)]
   return state
-
-
-def described(problems: Sequence[str], name: str, remedy: str) -> str:
-  """Returns a sentence with the optimizer's name, all problems, and the remedy."""
-  return (
-    f"{name!r} did not restore all of its saved state: {'; '.join(problems)}. {remedy}"
-  )
