@@ -40,6 +40,7 @@ setup(
       "l2l-train = l2l_tf.scripts.train:run",
       "l2l-pretrain = l2l_tf.scripts.pretrain:run",
       "l2l-evaluate = l2l_tf.scripts.evaluate:run",
+      "l2l-benchmark = l2l_tf.scripts.benchmark:run",
       "l2l-diagnose = l2l_tf.scripts.diagnose:run",
     ],
   },

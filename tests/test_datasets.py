@@ -149,6 +149,43 @@ def test_mnist_is_the_real_one(mnist):
   np.testing.assert_allclose(mean, 0.1307, atol=1e-4)
 
 
+def loaded(load):
+  try:
+    return load()
+  except datasets.DatasetUnavailableError as error:
+    pytest.skip(str(error))
+
+
+def test_cifar10_has_the_same_number_of_every_class_nearly():
+  data = loaded(datasets.cifar10)
+  assert data.train_images.shape == (20_000, 32, 32, 3)
+  assert data.train_images.dtype == tf.uint8 and data.num_classes == 10
+  assert np.all(np.abs(np.bincount(data.train_labels) - 2000) < 150)
+  assert len(set(map(bytes, data.train_images[:1000].numpy()))) == 1000
+
+
+def test_omniglot_s_alphabets_are_white_strokes_on_black():
+  data = loaded(datasets.omniglot_alphabets)
+  assert data.train_images.shape == (18_280, 28, 28, 1)
+  assert data.test_images.shape[0] == 1000 and data.num_classes == 30
+  assert set(np.unique(data.test_labels)) == set(range(30))
+  images = data.train_images.numpy() / 255.0
+  assert 0.02 < images.mean() < 0.2 and images.max() == 1.0
+  assert np.all(images.max(axis=(1, 2, 3)) > 0.3)  # Every image shows something.
+
+
+def test_text_and_photograph_are_the_same_in_every_process():
+  text = datasets.manual()
+  assert text.min() == 0 and len(np.unique(text)) == text.max() + 1 < 128
+  image = datasets.photograph()
+  assert image.dtype == np.float32 and 0 <= image.min() < 0.1 < 0.9 < image.max() <= 1
+  x, y = datasets.friedman(500)
+  expected = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2
+  expected += 10 * x[:, 3] + 5 * x[:, 4]
+  assert np.corrcoef(expected, y[:, 0])[0, 1] > 0.97
+  assert abs(y.mean()) < 1e-5 and y.std() == pytest.approx(1.0, rel=1e-4)
+
+
 def test_mnist_is_loaded_once(mnist):
   assert datasets.mnist() is mnist
 

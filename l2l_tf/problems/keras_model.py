@@ -169,8 +169,23 @@ class KerasModel(Problem):
     _, sums = tf.while_loop(lambda start, _: start < size, body, (0, zeros))
     return dict(zip(names, sums))
 
+  @property
+  def num_held_out(self) -> int:
+    """Number of held-out examples."""
+    return 0 if self._held_out is None else self._held_out.size
+
   def parameters(self):
     return keras_variables.parameters(self._trainable)
+
+  def variables(self, params) -> list[keras.Variable]:
+    """Returns new variables with these values, as a Keras optimizer needs them.
+
+    They have the paths and the constraints of the model's own, which stay as they are.
+
+    Args:
+      params: values of the variables that `parameters()` describes.
+    """
+    return keras_variables.copies(self._trainable, params)
 
   def _run(self, params, constants, state, batch, training):
     """Returns the loss, the outputs, and the layers' state after the call."""

@@ -43,6 +43,23 @@ def _role(name: str) -> str:
   return roles[0] if roles else "variable"
 
 
+def copies(
+  variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]
+) -> list[keras.Variable]:
+  """Returns new variables with these values, of the same paths and constraints."""
+  return [_copy(v, value) for v, value in zip(variables, values, strict=True)]
+
+
+def _copy(variable: keras.Variable, value: tf.Tensor) -> keras.Variable:
+  *scopes, name = variable.path.split("/")
+  with contextlib.ExitStack() as stack:
+    for scope in scopes:
+      stack.enter_context(keras.name_scope(scope))
+    copy = keras.Variable(value, name=name)
+  copy.constraint = variable.constraint
+  return copy
+
+
 def are_unreached(
   loss: Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor], values: list[tf.Tensor]
 ) -> list[bool]:

@@ -5,6 +5,7 @@ the data that come with scikit-learn: 8 x 8 digits, the wines, the irises, the d
 table, and the prose that describes these data sets.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -18,12 +19,19 @@ from l2l_tf.problems.data import datasets
 from l2l_tf.problems.keras_model import KerasModel
 from l2l_tf.problems.synthetic import Polynomial
 
+_NUM_SHIFTED = 20_000  # examples of the larger data sets
 _CONTEXT = 16  # characters that a model of text sees
-_CROSS_ENTROPY = "sparse_categorical_crossentropy"
+CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
 
-def _mlp(data: Callable, widths: Sequence[int], activation: str, batch_size: int):
-  return lambda: MLP(data(), widths, activation, batch_size, FAN_IN)
+def _mlp(
+  data: Callable,
+  widths: Sequence[int],
+  activation: str,
+  batch_size: int,
+  stddev: float | str = FAN_IN,
+):
+  return lambda: MLP(data(), widths, activation, batch_size, stddev)
 
 
 def _conv_net(filters: Sequence[int], activation: str, batch_size: int):
@@ -35,7 +43,7 @@ def _keras(
   layers: Callable[[], Sequence[L.Layer]],
   data: Callable,
   batch_size: int = 32,
-  loss: str = _CROSS_ENTROPY,
+  loss: str = CROSS_ENTROPY,
 ):
   """Returns what makes a problem of a sequential model; probabilities come out."""
 
@@ -54,6 +62,34 @@ def _arrays(data: datasets.Dataset):
 
 def _images():
   return _arrays(datasets.digits())
+
+
+@functools.lru_cache(maxsize=1)
+def _shifted() -> datasets.Dataset:
+  """Digits shifted by up to two pixels, with noise: more than a net can memorise."""
+  (x, y), held_out = _images()
+  shifted = []
+  for seed, (images, count) in enumerate([(x, _NUM_SHIFTED), (held_out[0], 1000)]):
+    rng = np.random.RandomState(seed)
+    chosen = rng.randint(len(images), size=count)
+    moved = [
+      np.roll(images[i], rng.randint(-2, 3, size=2), axis=(0, 1)) for i in chosen
+    ]
+    noise = rng.normal(0, 0.15, np.shape(moved))
+    labels = (y, held_out[1])[seed][chosen]
+    shifted += [(moved + noise).astype(np.float32), labels]
+  return datasets.as_dataset(*shifted)
+
+
+@functools.lru_cache(maxsize=1)
+def _taught() -> datasets.Dataset:
+  """Points in 16 dimensions, in classes that a random net with noise tells apart."""
+  rng = np.random.RandomState(0)
+  x = rng.normal(size=[_NUM_SHIFTED + 1000, 16]).astype(np.float32)
+  hidden = np.tanh(x @ rng.normal(0, 0.5, [16, 32]))
+  scores = hidden @ rng.normal(0, 0.7, [32, 5])
+  y = np.argmax(scores + rng.gumbel(0, 0.5, scores.shape), axis=-1)
+  return datasets.as_dataset(x[:-1000], y[:-1000], x[-1000:], y[-1000:])
 
 
 def _rows():
@@ -178,7 +214,7 @@ class _Attention(L.Layer):
 
 
 @keras.saving.register_keras_serializable("l2l_tf")
-class _Positions(L.Layer):
+class Positions(L.Layer):
   """Adds an embedding of each position."""
 
   def build(self, shape):
@@ -195,12 +231,12 @@ def _residual():
 
 def _attention():
   blocks = [_Attention(24), _Residual(24)]
-  return [L.Dense(24), _Positions(), *blocks, L.GlobalAveragePooling1D(), *_softmax()]
+  return [L.Dense(24), Positions(), *blocks, L.GlobalAveragePooling1D(), *_softmax()]
 
 
 def _text_attention():
   size = _characters()
-  blocks = [_Positions(), _Attention(24, causal=True), _Residual(24)]
+  blocks = [Positions(), _Attention(24, causal=True), _Residual(24)]
   return [L.Embedding(size, 24), *blocks, L.Flatten(), *_softmax(size)]
 
 
@@ -217,6 +253,13 @@ GENERAL_TRAINING: Mapping[str, Callable[[], Problem]] = {
   "digits, 4 x 32 tanh": _mlp(_DIGITS, (32,) * 4, "tanh", 64),
   "digits, 6 x 16 relu": _mlp(_DIGITS, (16,) * 6, "relu", 32),
   "digits, 2 x 64 sigmoid": _mlp(_DIGITS, (64, 64), "sigmoid", 512),
+  "digits, 64 relu from near zero": _mlp(_DIGITS, (64,), "relu", 32, 0.01),
+  "digits, 2 x 32 tanh from afar": _mlp(_DIGITS, (32, 32), "tanh", 64, 0.5),
+  "shifted digits, 20 sigmoid": _mlp(_shifted, (20,), "sigmoid", 128, 0.01),
+  "shifted digits, 2 x 64 relu": _mlp(_shifted, (64, 64), "relu", 64),
+  "shifted digits, batch norm": _keras(_normalised_conv, lambda: _arrays(_shifted())),
+  "taught classes, 64 relu": _mlp(_taught, (64,), "relu", 32),
+  "taught classes, residual": _keras(_residual, lambda: _arrays(_taught()), 128),
   "wine, 2 x 32 tanh": _mlp(_WINE, (32, 32), "tanh", 16),
   "wine, 64 relu": _mlp(_WINE, (64,), "relu", 32),
   "iris, 16 sigmoid": _mlp(_IRIS, (16,), "sigmoid", 8),

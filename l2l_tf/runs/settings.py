@@ -12,6 +12,12 @@ from l2l_tf.runs import presets, vocabulary
 # The names in `protocol.BASELINES`, which cannot be imported without TensorFlow.
 BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam")
 
+# The names in `benchmark.contenders.BASELINES`, for the same reason.
+CONTENDERS = (
+  "Adam + cosine", "Adam", "AdamW + cosine", "Muon + cosine", "Lion + cosine",
+  "ScheduleFree",
+)  # fmt: skip
+
 AUTO = "auto"  # as an unroll_length: measured before the run
 
 # The values of each setting that is a choice, the default first.
@@ -231,6 +237,20 @@ class PretrainingSettings:
   num_tuning_draws: int = 1
   save_path: str | None = None
   output_path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings:
+  """Settings of l2l-benchmark."""
+
+  path: tuple[str, ...] = ("general",)
+  problem: str | None = None  # one's own; None: the built-in tasks
+  tasks: tuple[str, ...] = ()  # names of built-in tasks; none: all
+  num_steps: int = 1000
+  num_seeds: int = 3
+  baselines: tuple[str, ...] = ()  # of CONTENDERS; none: all
+  imports: tuple[str, ...] = ()
+  save_path: str = "tensorboard_logs/benchmark"
 
 
 def check_baseline(text: str, may_be_registered: bool = False) -> None:

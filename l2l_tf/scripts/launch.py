@@ -76,6 +76,17 @@ def files(name: str) -> None:
   _validate(name, lambda sources: [own_files.check(source) for source in sources])
 
 
+def choices(name: str, among: Sequence[str]) -> None:
+  """Makes a list flag refuse what is not among some names."""
+
+  def check(values):
+    for value in values:
+      if value not in among:
+        raise ValueError(f"{value!r} is none of {', '.join(among)}")
+
+  _validate(name, check)
+
+
 def _imports() -> bool:
   """Whether --imports names files, which may register names of their own."""
   return bool(flags.FLAGS["imports"].value)

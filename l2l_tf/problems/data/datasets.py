@@ -11,15 +11,23 @@ import functools
 import logging
 import os
 import urllib.request
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 _NUM_DIGITS_HELD_OUT = 360
-_MNIST_URL = (
-  "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
-)
+_URLS = {  # of a file of each data set, tried before a download
+  "mnist": (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
+  ),
+  "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+  "omniglot": (
+    "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip"
+  ),
+}
+_NUM_CIFAR = 20_000  # train images that are used
+_OMNIGLOT_PIXELS = 28  # of a side
 _PROBE_SECONDS = 5
 
 
@@ -169,9 +177,108 @@ def mnist() -> Dataset:
     DatasetUnavailableError: if the data cannot be read and cannot be downloaded.
   """
   with tf.init_scope():
-    splits = _load_mnist(os.environ.get("TFDS_DATA_DIR") or None)
+    splits = _load("mnist", batch_size=-1)
   train, test = splits["train"], splits["test"]
   return as_dataset(train["image"], train["label"], test["image"], test["label"])
+
+
+@functools.lru_cache(maxsize=1)
+def cifar10() -> Dataset:
+  """Returns 20,000 of CIFAR-10's train images, and its test images, 32 x 32 x 3.
+
+  uint8 in 0..255, of ten classes; read, and downloaded if missing, as `mnist` is.
+
+  Krizhevsky 2009, https://www.tensorflow.org/datasets/catalog/cifar10
+
+  Raises:
+    DatasetUnavailableError: as for `mnist`.
+  """
+  with tf.init_scope():
+    splits = _load("cifar10", batch_size=-1)
+  train, test = splits["train"], splits["test"]
+  images, labels = train["image"][:_NUM_CIFAR], train["label"][:_NUM_CIFAR]
+  return as_dataset(images, labels, test["image"], test["label"])
+
+
+@functools.lru_cache(maxsize=1)
+def omniglot_alphabets() -> Dataset:
+  """Returns Omniglot's handwritten characters, labelled by their alphabets.
+
+  18,280 train and 1,000 held-out images, uint8 in 0..255, white on black, 28 x 28 x 1,
+  of the 30 alphabets of its background set; split by a fixed permutation. Read, and
+  downloaded if missing, as `mnist` is.
+
+  Lake et al. 2015, https://www.tensorflow.org/datasets/catalog/omniglot
+
+  Raises:
+    DatasetUnavailableError: as for `mnist`.
+  """
+
+  def shrunk(example):
+    grey = 255.0 - tf.cast(example["image"][..., :1], tf.float32)
+    image = tf.image.resize(grey, [_OMNIGLOT_PIXELS] * 2, "area")
+    return tf.cast(tf.round(image), tf.uint8), example["alphabet"]
+
+  with tf.init_scope():
+    examples = _load("omniglot", split="train")
+    batches = examples.map(shrunk, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)
+    images, labels = (np.concatenate(x) for x in zip(*batches.as_numpy_iterator()))
+  _, labels = np.unique(labels, return_inverse=True)
+  return _permuted(images, labels, 1000)
+
+
+@functools.lru_cache(maxsize=1)
+def manual() -> np.ndarray:
+  """Returns the topics of Python's own `help`, as numbers.
+
+  Some 450,000 characters of technical English, numbered by their place among the
+  different ones. The text depends on Python's version.
+
+  >>> len(problems.datasets.manual()) > 400_000
+  True
+  """
+  from pydoc_data import topics
+
+  text = "".join(topics.topics[name] for name in sorted(topics.topics))
+  ascii_text = text.encode("ascii", "ignore").decode()
+  _, numbers = np.unique(list(ascii_text), return_inverse=True)
+  return numbers.astype(np.int32)
+
+
+@functools.lru_cache(maxsize=1)
+def photograph() -> np.ndarray:
+  """Returns scikit-learn's photograph of a flower, [106, 160, 3], floats in [0, 1].
+
+  >>> problems.datasets.photograph().shape
+  (106, 160, 3)
+
+  https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_sample_image.html
+  """
+  from sklearn import datasets
+
+  image = datasets.load_sample_image("flower.jpg")[:424].astype(np.float32) / 255.0
+  return image.reshape(106, 4, 160, 4, 3).mean(axis=(1, 3))
+
+
+def friedman(num: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns examples of Friedman's first function, with noise; float32.
+
+  >>> [x.shape for x in problems.datasets.friedman(20)]
+  [(20, 10), (20, 1)]
+
+  Friedman 1991, https://scikit-learn.org/stable/modules/generated/sklearn.datasets.make_friedman1.html
+
+  Args:
+    num: number of examples.
+
+  Returns:
+    Inputs, [num, 10], five of which matter, and standardised targets, [num, 1].
+  """
+  from sklearn import datasets
+
+  x, y = datasets.make_friedman1(num, noise=1.0, random_state=0)
+  y = (y - y.mean()) / y.std()
+  return x.astype(np.float32), y[:, np.newaxis].astype(np.float32)
 
 
 def _permuted(examples, labels, num_held_out: int) -> Dataset:
@@ -222,24 +329,26 @@ def as_dataset(train_images, train_labels, test_images, test_labels) -> Dataset:
   return data
 
 
-def _load_mnist(data_dir: str | None) -> dict[str, dict[str, tf.Tensor]]:
+def _load(name: str, **options: Any) -> Any:
+  """Loads one of `_URLS` by tensorflow-datasets, and downloads it if it is missing."""
   import tensorflow_datasets as tfds
 
-  action = "open"
+  data_dir, action = os.environ.get("TFDS_DATA_DIR") or None, "open"
   try:
-    with _without_warnings():  # that the folder has no mnist, which is checked here
-      missing = not tfds.builder("mnist", data_dir=data_dir).is_prepared()
+    with _without_warnings():  # that the folder has no such data, as is checked here
+      missing = not tfds.builder(name, data_dir=data_dir).is_prepared()
     action = "download" if missing else "read"
     if missing:
-      _require_reachable(_MNIST_URL)
-    return tfds.load("mnist", data_dir=data_dir, batch_size=-1, download=missing)
+      _require_reachable(_URLS[name])
+    return tfds.load(name, data_dir=data_dir, download=missing, **options)
   # The exceptions for a broken folder, disk or network have no common base class.
   except Exception as error:
     where = data_dir or tfds.core.constants.DATA_DIR
     reason = (str(error).strip() or "no message").splitlines()[0][:200]
+    shown = "MNIST" if name == "mnist" else name
     raise DatasetUnavailableError(
-      f"Could not {action} MNIST in {where} ({type(error).__name__}: {reason}); set"
-      " TFDS_DATA_DIR to a folder in which tensorflow-datasets has prepared mnist,"
+      f"Could not {action} {shown} in {where} ({type(error).__name__}: {reason}); set"
+      f" TFDS_DATA_DIR to a folder in which tensorflow-datasets has prepared {name},"
       " or run once with a network and a writable folder to download it."
     ) from None
 
