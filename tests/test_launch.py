@@ -213,6 +213,7 @@ finally:
      " num_steps unroll_length learning_rate second_derivatives save_path seed"),
     ("evaluate", "problem optimizer path num_epochs num_steps learning_rate seed plot"),
     ("diagnose", "path save_path warmup num_steps seed plot"),
+    ("benchmark", "path problem tasks num_steps num_seeds baselines save_path"),
   ],
 )  # fmt: skip
 def test_help_explains_each_flag_at_once(light_forks, script, flags):
@@ -223,7 +224,8 @@ def test_help_explains_each_flag_at_once(light_forks, script, flags):
   assert set(flags.split()) <= set(told) and set(told.values()) == {"True"}
   for name in told:
     assert f"  --{name}: " in shown or f"  --[no]{name}: " in shown
-  example = "--path=" if script == "diagnose" else "--problem=quadratic"
+  has_path = script in ("diagnose", "benchmark")
+  example = "--path=" if has_path else "--problem=quadratic"
   assert f"  l2l-{script} {example}" in shown
 
 
@@ -248,6 +250,7 @@ def test_help_lists_all_names_with_their_arguments(light_forks, script, kinds):
     ("evaluate", settings.EvaluationSettings),
     ("diagnose", settings.DiagnosisSettings),
     ("pretrain", settings.PretrainingSettings),
+    ("benchmark", settings.BenchmarkSettings),
   ],
 )
 def test_settings_from_python_have_the_flags_names_and_defaults(

@@ -11,12 +11,14 @@ from l2l_tf.optimizers import (
   SGD,
   Adam,
   CoordinatewiseLSTM,
+  GeneralRule,
   KernelwiseLSTM,
   Momentum,
   Partition,
   Where,
 )
 from l2l_tf.problems import Parameter
+from l2l_tf.storage import export
 
 PARAMETERS = [
   Parameter("conv/kernel", (3, 3, 1, 2), "kernel"),
@@ -108,6 +110,18 @@ def test_the_order_of_the_routes_does_not_matter(order):
   ):
     for u, e in zip(step, expected_step):
       np.testing.assert_array_equal(u, e)
+
+
+def test_members_know_which_of_their_parameters_are_embeddings():
+  parameters = [("layer/embeddings", (4, 3), "variable"), ("out", (3,), "variable")]
+  routes = [(Where(rank=2), GeneralRule()), (Where(rank=1), SGD(0.1))]
+  params = [tf.ones([4, 3]), tf.ones([3])]
+  gradient = tf.constant([[1.0], [0.0], [2.0], [0.0]]) * tf.constant([1.0, -1.0, 1.0])
+  optimizer = Partition(routes, parameters)
+  for same in optimizer, export.loads(export.dumps(optimizer)):
+    state = same.initial_state(params)
+    (moved, _), _ = same([gradient, tf.ones([3])], state, params=params)
+    assert [bool(np.any(row)) for row in moved.numpy()] == [True, False, True, False]
 
 
 def test_the_state_is_a_tuple_of_the_members_states():

@@ -80,9 +80,12 @@ class Partition(base.Optimizer):
     self._parameters = [_Parameter(p.path, tuple(p.shape), p.role) for p in asked]
     _check_owners(owners, self._parameters, len(routes))
     self._predicates = [predicate for predicate, _ in routes]
-    self._members = [member for _, member in routes]
     self._indices = [
       [k for k, owner in enumerate(owners) if owner == [i]] for i in range(len(routes))
+    ]
+    self._members = [
+      member.with_parameters(_select(self._parameters, indices))
+      for (_, member), indices in zip(routes, self._indices)
     ]
 
   @property
@@ -215,8 +218,8 @@ class _Parameter(NamedTuple):
     return len(self.shape)
 
 
-def _select(tensors: Sequence[tf.Tensor], indices: Iterable[int]) -> list[tf.Tensor]:
-  return [tensors[i] for i in indices]
+def _select(values: Sequence[Any], indices: Iterable[int]) -> list[Any]:
+  return [values[i] for i in indices]
 
 
 def _check_routes(routes: Sequence[tuple[Predicate, base.Optimizer]]) -> None:

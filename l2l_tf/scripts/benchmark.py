@@ -24,9 +24,9 @@ flags.DEFINE_list(
 flags.DEFINE_string(
   "problem",
   None,
-  "A model of your own, in place of the built-in tasks: a function in a Python file,"
-  " as in my_model.py:problem, which returns l2l_tf.problems.keras_model(build_model,"
-  " loss, data, held_out=...).",
+  "A model of your own: a function in a Python file, as in my_model.py:problem, which"
+  " returns l2l_tf.problems.keras_model(build_model, loss, data, held_out=...); by"
+  " default the built-in tasks.",
 )
 flags.DEFINE_list(
   "tasks",
@@ -58,6 +58,7 @@ flags.DEFINE_string(
 
 launch.files("imports")
 launch.choices("baselines", CONTENDERS)
+flags.register_validator("path", bool, "it must name at least one optimizer")
 
 
 def main() -> None:
