@@ -184,6 +184,13 @@ def test_scores_are_shares_and_geometric_means_over_the_tasks():
     assert figure.axes
 
 
+def test_a_training_may_be_shorter_than_the_places_along_it(problem):
+  racer = Racer("task", problem, "it", LEARNED.make, STEPS)
+  trial = racer(3, None, seeds.EVALUATION, 0)
+  assert len(trial.curve) == 3 and len(trial.held_out) == 20
+  assert racer(2 * STEPS, None, seeds.EVALUATION, 0).num_steps == 2 * STEPS
+
+
 def test_trials_are_files(tmp_path):
   trial = result(math.inf).trials[0]
   trials.write(trial, tmp_path / "new" / "trial.json")

@@ -121,7 +121,7 @@ class Racer:
       elapsed += time.perf_counter() - start
       found = self._evaluate(self._values(), fixed)
       held_out.append({name: float(value) for name, value in found.items()})
-      if not np.all(np.isfinite(losses[-1])):
+      if losses and not np.all(np.isfinite(losses[-1])):
         break
     losses = np.concatenate(losses)
     seconds = elapsed / len(losses)

@@ -64,7 +64,8 @@ def run(settings: BenchmarkSettings) -> scores.Results:
 
 def _tasks(settings: BenchmarkSettings) -> _Tasks:
   if settings.problem is not None:
-    return {settings.problem: lambda: _own(settings.problem)}
+    problem = _own(settings.problem)
+    return {settings.problem: lambda: problem}
   for task in settings.tasks:
     if task not in BENCHMARK_TASKS:
       known = ", ".join(map(repr, BENCHMARK_TASKS))
