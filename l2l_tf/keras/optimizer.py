@@ -382,7 +382,7 @@ class LearnedOptimizer(StoredOptimizer):
 
   def _add_state(self, name: str, value: tf.Tensor) -> keras.Variable:
     # A buffer of its own, for XLA moves in place only what no other variable shares.
-    initializer = lambda shape, dtype: np.array(value)
+    initializer = lambda shape, dtype: np.array(value.numpy())
     dtype = keras.backend.standardize_dtype(value.dtype)
     return self.add_variable(tuple(value.shape), initializer, dtype, name=name)
 
