@@ -43,6 +43,7 @@ class Constants(NamedTuple):
   vector_rate: Any  # b, the steps of biases and scales
   decay: Any  # of kernels, in units of the rate, at T = 1,000
   decay_power: Any  # of T / 1,000 in the decay
+  decline_power: Any  # z, how the decay grows as the gradients decline
   open_rate: Any  # where T is unknown: the rate after 1,000 steps
   open_power: Any  # where T is unknown: of the steps taken / 1,000
 
@@ -67,6 +68,7 @@ _COORDINATES = Constants(
   vector_rate=_LOG,
   decay=_LOG,
   decay_power=_PLAIN,
+  decline_power=_LOG,
   open_rate=_LOG,
   open_power=_PLAIN,
 )
@@ -83,6 +85,17 @@ class GeneralRuleState(NamedTuple):
   slow: list[tf.Tensor]  # s
   second: list[tf.Tensor]  # v
   counts: list[tf.Tensor]  # steps in which a row had a gradient, [rows]; or [] scalars
+  largest: list[tf.Tensor]  # the largest mean of v so far, [] scalars
+
+
+class _Slots(NamedTuple):
+  """The state of one tensor; the fields are those of `GeneralRuleState`."""
+
+  fast: tf.Tensor
+  slow: tf.Tensor
+  second: tf.Tensor
+  count: tf.Tensor
+  largest: tf.Tensor
 
 
 @registry.register
@@ -97,10 +110,14 @@ class GeneralRule(base.Optimizer):
     O = M, orthogonalised in blocks, of RMS 1  (M / sqrt(v) / rho without blocks)
     W <- (1 - lambda eta) W - eta max(RMS(W), c / sqrt(fan))^a fan^(-(1 - a) / 2)
          rho^(1 - q) O
+    lambda = lambda_1 (T / 1000)^kd (G / max G)^(-z),  G = sqrt(mean(v))
     eta = p (T / 1000)^kT (L / 3)^kL min(1, (t + 1) / (w0 T))
           ((1 - t / T)^s (1 - e) + e)
 
-  where t counts the steps from 0 to T. What is no kernel moves by eta b rho^(-q) M /
+  where t counts the steps from 0 to T, and max G is the largest G so far. The gradients
+  of a net that memorises its data vanish, and the decay grows. With z = 0 it does not
+  depend on them; with z = 1 it is that of a penalty on the squared weights, beside a
+  loss that vanishes. What is no kernel moves by eta b rho^(-q) M /
   sqrt(v). How tensors are told apart is described in `l2l_tf.optimizers.parameters`: an
   embedding's rows that have no gradient do not move, nor does their state; embeddings
   and depthwise filters are never orthogonalised.
@@ -178,6 +195,7 @@ class GeneralRule(base.Optimizer):
       tf.zeros([], tf.int32),
       *([zeros(p) for p in params] for _ in range(3)),
       [tf.zeros(rows(p, r), tf.int32) for p, r in zip(params, self._of(params))],
+      [tf.zeros([], _dtype(p)) for p in params],
     )
 
   def __call__(self, grads, state, params=None, loss=None):
@@ -190,12 +208,14 @@ class GeneralRule(base.Optimizer):
     constants = self.constants
     eta = self._rate(constants, state)
     decay = eta * _decay(constants, state)
+    slots = map(_Slots._make, zip(*state[2:]))
     moved = [
       self._move(constants, eta, decay, *one)
-      for one in zip(roles, grads, params, *state[2:])
+      for one in zip(roles, grads, params, slots)
     ]
-    updates, *slots = map(list, zip(*moved))
-    return updates, GeneralRuleState(state.step + 1, state.total_steps, *slots)
+    updates, slots = zip(*moved)
+    lists = map(list, zip(*slots))
+    return list(updates), GeneralRuleState(state.step + 1, state.total_steps, *lists)
 
   def decay_rate(self, state):
     return self._rate(self.constants, state)
@@ -205,32 +225,27 @@ class GeneralRule(base.Optimizer):
     del grads
     return {"rate": self._rate(self.constants, state)}
 
-  def _move(self, constants, eta, decay, role, grad, param, fast, slow, second, count):
-    """Returns a tensor's update and its next averages."""
-    if not fast.shape.num_elements():
-      return grad, fast, slow, second, count
-    g, w = tf.cast(grad, fast.dtype), tf.cast(param, fast.dtype)
+  def _move(self, constants, eta, decay, role, grad, param, slots):
+    """Returns a tensor's update and its next slots."""
+    if not slots.fast.shape.num_elements():
+      return grad, slots
+    g, w = tf.cast(grad, slots.fast.dtype), tf.cast(param, slots.fast.dtype)
+    eta, decay = tf.cast(eta, g.dtype), tf.cast(decay, g.dtype)
     c = Constants(*(tf.cast(x, g.dtype) for x in constants))
     touched = _touched(role, g)
-    count += 1 if touched is None else tf.cast(_flat(touched), count.dtype)
-    fast = _kept(touched, c.fast * fast + (1.0 - c.fast) * g, fast)
-    slow = _kept(touched, c.slow * slow + (1.0 - c.slow) * g, slow)
-    second = _kept(touched, c.second * second + (1.0 - c.second) * tf.square(g), second)
-    taken = _like_rows(tf.cast(count, g.dtype), g)
-    hat = lambda average, beta: average / (1.0 - beta**taken)
-    momentum = (1.0 - c.raw) * hat(fast, c.fast) + c.raw * g
-    momentum += c.slow_weight * hat(slow, c.slow)
-    direction = _direction(role, momentum, hat(second, c.second))
+    slots = _averaged(c, touched, g, slots)
+    momentum, second = _momentum(c, g, slots)
+    direction = _direction(role, momentum, second)
     if touched is not None:
       direction = tf.where(touched, direction, 0.0)
     rho = tf.sqrt(_mean_square(direction, touched) + _TINY)
     if self._block and role.kind == Kind.KERNEL:
       direction = rho * _orthogonalized(role, momentum, self._block)
-    direction *= rho**-c.agreement
-    update = -tf.cast(eta, g.dtype) * _unit(c, role, w) * direction
+    update = -eta * _unit(c, role, w) * direction * rho**-c.agreement
     if role.kind in (Kind.KERNEL, Kind.FILTERS):
-      update -= tf.cast(decay, g.dtype) * w
-    return tf.cast(update, grad.dtype), fast, slow, second, count
+      decline, slots = _decline(second, slots)
+      update -= tf.minimum(decay * decline**-c.decline_power, _MOST_DECAY) * w
+    return tf.cast(update, grad.dtype), slots
 
   def _rate(self, constants, state) -> tf.Tensor:
     num_kernels = sum(r.kind == Kind.KERNEL for r in self._of(state.fast))
@@ -257,13 +272,45 @@ def rate(constants: Constants, step, total_steps, num_kernels: int) -> tf.Tensor
   return depth * tf.where(total_steps > 0, known, unknown)
 
 
+_LEAST_DECLINE = 1e-3  # of the gradients, that the decay reacts to
+_MOST_DECAY = 0.1  # of a kernel in one step
 _OPEN_WARM_UP = 20.0  # steps, where their number is unknown
 
 
 def _decay(c: Constants, state: GeneralRuleState) -> tf.Tensor:
   """Returns lambda, the decay of kernels in units of eta."""
-  total = tf.where(state.total_steps > 0, state.total_steps, 1000)
+  total = tf.where(state.total_steps > 0, state.total_steps, state.step + 1)
   return c.decay * (tf.cast(total, tf.float32) / 1000.0) ** c.decay_power
+
+
+def _averaged(c: Constants, touched: tf.Tensor | None, g, slots: _Slots) -> _Slots:
+  """Returns the slots with the gradient in the averages of the rows that have one."""
+  rows = 1 if touched is None else tf.cast(_flat(touched), slots.count.dtype)
+  kept = lambda new, old: new if touched is None else tf.where(touched, new, old)
+  mean = lambda beta, average, x: kept(beta * average + (1.0 - beta) * x, average)
+  return slots._replace(
+    fast=mean(c.fast, slots.fast, g),
+    slow=mean(c.slow, slots.slow, g),
+    second=mean(c.second, slots.second, tf.square(g)),
+    count=slots.count + rows,
+  )
+
+
+def _momentum(c: Constants, g, slots: _Slots) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns M, and v corrected for its bias."""
+  taken = _like_rows(tf.cast(slots.count, g.dtype), g)
+  hat = lambda average, beta: average / (1.0 - beta**taken)
+  momentum = (1.0 - c.raw) * hat(slots.fast, c.fast) + c.raw * g
+  momentum += c.slow_weight * hat(slots.slow, c.slow)
+  return momentum, hat(slots.second, c.second)
+
+
+def _decline(second: tf.Tensor, slots: _Slots) -> tuple[tf.Tensor, _Slots]:
+  """Returns G / max G, and the slots with the new maximum."""
+  mean = tf.reduce_mean(second)
+  largest = tf.maximum(slots.largest, mean)
+  decline = tf.sqrt(tf.math.divide_no_nan(mean, largest))
+  return tf.maximum(decline, _LEAST_DECLINE), slots._replace(largest=largest)
 
 
 def _direction(role: Role, momentum, second) -> tf.Tensor:
@@ -294,10 +341,6 @@ def _touched(role: Role, grad: tf.Tensor) -> tf.Tensor | None:
     return None
   axes = list(range(1, grad.shape.rank))
   return tf.reduce_any(tf.not_equal(grad, 0.0), axis=axes, keepdims=True)
-
-
-def _kept(touched, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-  return new if touched is None else tf.where(touched, new, old)
 
 
 def _flat(touched: tf.Tensor) -> tf.Tensor:
@@ -339,8 +382,9 @@ _WITH_BLOCKS = Constants(
   least_size=0.782,
   size_power=0.573,
   vector_rate=0.1042,
-  decay=0.03,
-  decay_power=0.75,
+  decay=0.007,
+  decay_power=0.5,
+  decline_power=0.6,
   open_rate=0.0129,
   open_power=-0.425,
 )
@@ -360,8 +404,9 @@ _WITHOUT_BLOCKS = Constants(
   least_size=0.711,
   size_power=0.695,
   vector_rate=0.0731,
-  decay=0.03,
-  decay_power=0.75,
+  decay=0.007,
+  decay_power=0.5,
+  decline_power=0.6,
   open_rate=0.0161,
   open_power=-0.410,
 )

@@ -64,12 +64,8 @@ def _general_suite(block: int | None) -> Suite:
     return suites.GENERAL_TRAINING
 
   def options():
-    from l2l_tf.optimizers.general_rule import Constants
-
-    # Decay tells in trainings that are longer than these, so it stays as it is.
-    spread = [0.0 if name.startswith("decay") else 0.1 for name in Constants._fields]
-    lengths = {"horizon": (50, 2000), "untold": 0.25}
-    return {**lengths, "pairs": 4, "tasks": 6, "stddev": [spread]}
+    lengths = {"horizon": (50, 10_000), "untold": 0.25}
+    return {**lengths, "pairs": 4, "tasks": 6, "stddev": 0.1}
 
   return Suite(optimizer, tasks, 60, 0.03, options)
 
@@ -105,8 +101,8 @@ def _mnist():
 
 
 _GENERAL_TASKS = (
-  "27 small nets on digits, iris, wine, diabetes and text: dense, convolutional,"
-  " recurrent, attention, autoencoders, for 50 to 2,000 steps"
+  "34 small nets on digits, iris, wine, diabetes, text and synthetic classes: dense,"
+  " convolutional, recurrent, attention, autoencoders, for 50 to 10,000 steps"
 )
 _SECOND = ("--second_derivatives", "--learning_rate=0.001")
 _OFTEN = ("--evaluation_period=20", "--evaluation_epochs=16")
