@@ -6,7 +6,7 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -109,27 +109,29 @@ class Contest:
 
   def __call__(self) -> dict[str, Result]:
     """Returns every contender's result, by name."""
-    names = list(self._contenders)
-    with futures.ThreadPoolExecutor(cores.num_shards()) as pool:
-      rates = dict(zip(names, pool.map(self._tuned, names)))
-      reported = dict(
-        zip(names, pool.map(lambda name: self._reported(name, rates[name]), names))
-      )
+    rates = self._each(self._tuned)
+    reported = self._each(lambda name: self._reported(name, rates[name]))
     seconds = self._seconds()
     reference = next(s for n, s in seconds.items() if self._contenders[n].is_tuned)
-    shorter = lambda name: self._reported(
-      name, None, max(1, round(self._num_steps * reference / seconds[name]))
-    )
-    return {
-      name: Result(
-        rates[name], reported[name], () if c.is_tuned else shorter(name), seconds[name]
-      )
-      for name, c in self._contenders.items()
-    }
+
+    def shorter(name: str) -> tuple[Trial, ...]:
+      if self._contenders[name].is_tuned:
+        return ()
+      count = round(self._num_steps * reference / seconds[name])
+      return self._reported(name, None, max(1, count))
+
+    fewer = self._each(shorter)
+    result = lambda name: Result(*(x[name] for x in (rates, reported, fewer, seconds)))
+    return {name: result(name) for name in self._contenders}
 
   def close(self) -> None:
     """Forgets the traced trainings."""
     self._racers.clear()
+
+  def _each(self, function: Callable[[str], Any]) -> dict[str, Any]:
+    """Calls a function of a contender's name for all of them, on all cores."""
+    with futures.ThreadPoolExecutor(cores.num_shards()) as pool:
+      return dict(zip(self._contenders, pool.map(function, self._contenders)))
 
   def _tuned(self, name: str) -> float | None:
     """Returns the rate with the least train loss on the seed of tuning."""
