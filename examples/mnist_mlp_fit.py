@@ -18,7 +18,7 @@ _OPTIMIZER = flags.DEFINE_string(
   "optimizer", "general", "A pretrained optimizer, the path of an export, or adam, ..."
 )
 _RATE = flags.DEFINE_float(
-  "learning_rate", 1.0, "Factor on a learned optimizer's updates; 0.1 suits wide nets."
+  "learning_rate", 1.0, "Factor on a learned optimizer's updates; leave it at 1."
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 5, "Passes over the data.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps_per_epoch", None, "By default, all of the data.")

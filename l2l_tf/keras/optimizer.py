@@ -92,8 +92,8 @@ class LearnedOptimizer(StoredOptimizer):
       optimizer: an `l2l_tf.Optimizer`; the name of a pretrained one, of those that
         `l2l_tf.pretrained()` lists; or the path of an exported one.
       learning_rate: factor on the updates, a float or a schedule. It is no rate to
-        tune: the optimizer has learned how far to go. 0.5 halves every step; try 0.1
-        on nets much wider than those that it was trained on.
+        tune: the optimizer has learned how far to go. 0.5 halves every step. An LSTM
+        may need 0.1 on nets much wider than those that it was trained on.
       nonfinite_gradients: what to do where a gradient has a NaN or an infinity;
         "raise" an error that names the variable, or "skip" the step, which
         `skipped_steps` counts, and `Diagnostics` in the logs of `fit`. Either way
