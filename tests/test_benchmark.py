@@ -17,7 +17,7 @@ from l2l_tf.benchmark.trials import Racer, Trial
 from l2l_tf.optimizers import GeneralRule
 from l2l_tf.problems import KerasModel
 from l2l_tf.problems.benchmark_tasks import BENCHMARK_TASKS
-from l2l_tf.runs import settings
+from l2l_tf.runs import benchmark, settings
 
 STEPS = 40
 LEARNED = contenders.learned(GeneralRule())
@@ -79,6 +79,16 @@ def test_rates_fall_by_a_cosine_or_stay(problem):
 def test_a_diverged_trial_ends_and_says_so(problem):
   trial = race(problem, SGD, 1e6)
   assert trial.diverged and len(trial.held_out) < 20
+  assert len(trial.curve) == STEPS and math.isnan(trial.curve[-1])
+  lost = Result(None, (trial,), (trial,), 0.1)
+  results = {"t": {ADAM: result(1.0, rate=0.1), "l": lost}}
+  assert pictures.curves(results, "x").axes  # NaN and all
+  assert scores.steps_to(lost, 0.0) is None
+
+
+def test_a_baseline_that_diverged_counts_as_if_it_had_stayed():
+  assert scores.ratio(1.0, math.inf, first=10.0) == pytest.approx(1.1 / 10.1)
+  assert scores.ratio(math.inf, 1.0, first=10.0) == math.inf
 
 
 def test_copies_have_the_paths_and_constraints_of_the_models_variables():
@@ -195,6 +205,15 @@ def test_trials_are_files(tmp_path):
   trial = result(math.inf).trials[0]
   trials.write(trial, tmp_path / "new" / "trial.json")
   assert trials.read(tmp_path / "new" / "trial.json") == trial
+
+
+def test_trials_of_an_edited_model_run_anew(tmp_path):
+  own = tmp_path / "own.py"
+  versions = []
+  for text in OWN, OWN + "\nx = 1\n", OWN:
+    own.write_text(text)
+    versions.append(benchmark._version(f"{own}:problem"))
+  assert versions[0] == versions[2] != versions[1] and benchmark._version(None) == ""
 
 
 def test_tasks_and_settings_are_complete():

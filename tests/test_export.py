@@ -58,7 +58,7 @@ EVERY = [
   lambda: RNNprop((3, 2), 0.8, 0.9, 1e-9, 0.2, (10, 1e3), seed=6, dtype="float64"),
   lambda: RNNprop((2,), initializer="zeros", dtype="bfloat16"),
   lambda: GeneralRule(4),
-  lambda: GeneralRule(None, [0.5] * 19),
+  lambda: GeneralRule(None, [0.5] * 20),
   lambda: KernelwiseLSTM((3, 2), (2,), "log_and_sign", 0.5, seed=1),
   lambda: CoordinatewiseLSTM((2,), Concat((LogAndSign(5.0), Clamp(scale=20.0)))),
   lambda: Blocked(CoordinatewiseLSTM((2,), "log_and_sign", seed=3), 4),

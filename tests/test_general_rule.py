@@ -120,6 +120,13 @@ def test_the_scale_of_the_loss_does_not_matter(block, scale):
     np.testing.assert_allclose(x - p, y - p, rtol=1e-3, atol=1e-5)
 
 
+def test_gradients_of_a_large_kernel_may_be_as_large():
+  params = normal([(300, 400)], 0, dtype=np.float32)
+  gradient = normal([(300, 400)], 1, 1e16, np.float32)
+  ((moved,),) = run(GeneralRule(None), params, [gradient], 10)
+  assert np.all(np.isfinite(moved)) and not np.allclose(moved, params[0])
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_steps_of_kernels_grow_with_their_size_to_the_power_a(scale):
   """The parametrisation matters less than to Adam, whose steps would not change."""

@@ -61,6 +61,9 @@ class _Constant(keras.optimizers.schedules.LearningRateSchedule):
 
 _K = keras.optimizers
 _RATES = half_decades(-3.5, -1)
+# All are as Keras has them. Its Muon orthogonalises matrices alone, and moves kernels
+# of convolutions and of attention by Adam; its ScheduleFree is evaluated where the
+# gradients are taken, not at the average.
 # Decay is decoupled, and multiplied by the rate. Its strength is that of the papers
 # that proposed it: Moonlight for Muon, https://arxiv.org/abs/2502.16982, section 2, and
 # Chen et al. 2023 for Lion, whose rates are a tenth of Adam's, and decays ten times as

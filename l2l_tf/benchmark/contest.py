@@ -67,9 +67,7 @@ class Result(NamedTuple):
   @property
   def curve(self) -> np.ndarray:
     """Mean train losses of equal parts of the training; NaN after a divergence."""
-    longest = max(len(t.curve) for t in self.trials)
-    padded = [[*t.curve, *[math.nan] * (longest - len(t.curve))] for t in self.trials]
-    return np.mean(padded, axis=0)
+    return np.mean([t.curve for t in self.trials], axis=0)
 
 
 class Contest:

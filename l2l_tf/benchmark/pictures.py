@@ -51,7 +51,7 @@ def profile(results: scores.Results, title: str) -> matplotlib.figure.Figure:
     left.plot(taus, shares, drawstyle="steps-post", **style)
   left.set(
     xscale="log", xlim=(1, _MOST), ylim=(0, 1.02),
-    xlabel="tau: train loss as a multiple of the least of all",
+    xlabel="tau: train loss as a multiple of the least of all (+ 1% of the first)",
     ylabel="share of tasks within tau",
   )  # fmt: skip
   left.xaxis.set_major_formatter("{x:g}")
@@ -70,7 +70,8 @@ def profile(results: scores.Results, title: str) -> matplotlib.figure.Figure:
   right.axvline(1, color="gray", linewidth=0.8)
   right.set_yticks(range(len(tasks)), tasks)
   right.invert_yaxis()
-  right.set(xscale="log", xlabel=f"train loss as a multiple of that of {ADAM}")
+  label = f"train loss as a multiple of that of {ADAM} (+ 1% of the first)"
+  right.set(xscale="log", xlabel=label)
   right.xaxis.set_major_formatter("{x:g}")
   right.xaxis.set_minor_formatter("{x:g}")
   for axes in left, right:
@@ -119,10 +120,11 @@ def _draw(axes, task: str, found: Mapping[str, Result], styles) -> None:
       held_out = np.mean([t.held_out[:points] for t in r.trials], axis=0)
       steps = num_steps * (np.arange(points) + 1) / max(points, 1)
       axes.plot(steps, held_out, ":", color=style["color"], linewidth=1.4)
-    lowest.append(np.nanmin(curve))
-    highest.append(r.first)
+    lowest += [x for x in curve if 0 < x < math.inf]
+    highest += [r.first] if r.first < math.inf else []
   axes.set_yscale("log")
-  axes.set_ylim(max(min(lowest), 1e-4 * max(highest)) / 1.2, 1.3 * max(highest))
+  if lowest and highest:
+    axes.set_ylim(max(min(lowest), 1e-4 * max(highest)) / 1.2, 1.3 * max(highest))
   axes.set_title(task, fontsize=10)
   axes.set_xlabel("step")
   axes.set_ylabel("loss (dotted: held out)", fontsize=8)

@@ -17,7 +17,10 @@ Results = Mapping[str, Mapping[str, Result]]  # by task, then by contender
 
 
 class Score(NamedTuple):
-  """A learned optimizer over all tasks. Shares are of the tasks, from 0 to 1."""
+  """A learned optimizer over all tasks. Shares are of the tasks, from 0 to 1.
+
+  Ratios are those of `ratio`, with its floor.
+  """
 
   contender: str
   num_tasks: int
@@ -37,7 +40,9 @@ class Score(NamedTuple):
 
 
 def ratio(loss: float, other: float, first: float) -> float:
-  """Returns a loss as a multiple of another, both raised by a floor.
+  """Returns a loss as a multiple of another, both raised by 1% of the first loss.
+
+  If the other training diverged, it counts as if it had stayed at the first loss.
 
   >>> from l2l_tf.benchmark import scores
   >>> round(scores.ratio(0.0, 0.01, first=1.0), 6)
@@ -45,7 +50,7 @@ def ratio(loss: float, other: float, first: float) -> float:
   """
   if not math.isfinite(loss):
     return math.inf if math.isfinite(other) else 1.0
-  return (loss + _FLOOR * first) / (other + _FLOOR * first)
+  return (loss + _FLOOR * first) / (min(other, first) + _FLOOR * first)
 
 
 def ratios(results: Results, name: str, other: str) -> list[float]:

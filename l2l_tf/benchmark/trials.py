@@ -35,11 +35,12 @@ class Trial:
     first: train loss of the first mini-batch.
     last: mean train loss over the last tenth of the steps; infinite if it diverged,
       that is, if it is above the first or not finite.
-    curve: mean train losses of up to a hundred equal parts of the training.
+    curve: mean train losses of up to a hundred equal parts of the training; NaN for
+      what a training that diverged did not reach.
     held_out: loss on all held-out examples, at twenty places along the training.
     accuracy: on the same examples at the same places; empty if there is none.
     num_held_out: number of held-out examples.
-    seconds: per step, of training alone.
+    seconds: per step, while other trials may have run on the other cores.
   """
 
   task: str
@@ -192,6 +193,7 @@ class Racer:
       with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         loss = self._problem(values, fixed, seeds.fold_in(key, first + i))
+      self._optimizer.scale_loss(loss)  # which an optimizer may read
       self._optimizer.apply(tape.gradient(loss, values), self._variables)
       return i + 1, losses.write(i, tf.cast(loss, tf.float32))
 
@@ -203,7 +205,8 @@ class Racer:
     tail = losses[-max(1, num_steps // 10) :].astype(np.float64)
     last = float(tail.mean()) if np.all(np.isfinite(tail)) else math.inf
     is_whole = len(losses) == num_steps
-    parts = np.array_split(losses, min(_PARTS, len(losses)))
+    whole = np.pad(losses, (0, num_steps - len(losses)), constant_values=np.nan)
+    parts = np.array_split(whole, min(_PARTS, num_steps))
     series = lambda name: tuple(h[name] for h in held_out if name in h)
     return Trial(
       *self._names,

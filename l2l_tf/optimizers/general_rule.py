@@ -117,7 +117,8 @@ class GeneralRule(base.Optimizer):
   where t counts the steps from 0 to T, and max G is the largest G so far. The gradients
   of a net that memorises its data vanish, and the decay grows. With z = 0 it does not
   depend on them; with z = 1 it is that of a penalty on the squared weights, beside a
-  loss that vanishes. What is no kernel moves by eta b rho^(-q) M /
+  loss that vanishes. A decay is at most 0.1 of a kernel a step, and z counts declines
+  down to 0.001. What is no kernel moves by eta b rho^(-q) M /
   sqrt(v). How tensors are told apart is described in `l2l_tf.optimizers.parameters`: an
   embedding's rows that have no gradient do not move, nor does their state; embeddings
   and depthwise filters are never orthogonalised.
@@ -307,7 +308,7 @@ def _momentum(c: Constants, g, slots: _Slots) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _decline(second: tf.Tensor, slots: _Slots) -> tuple[tf.Tensor, _Slots]:
   """Returns G / max G, and the slots with the new maximum."""
-  mean = tf.reduce_mean(second)
+  mean = tf.reduce_sum(second / second.shape.num_elements())  # The sum may overflow.
   largest = tf.maximum(slots.largest, mean)
   decline = tf.sqrt(tf.math.divide_no_nan(mean, largest))
   return tf.maximum(decline, _LEAST_DECLINE), slots._replace(largest=largest)

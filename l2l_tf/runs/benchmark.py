@@ -51,7 +51,7 @@ def run(settings: BenchmarkSettings) -> scores.Results:
   ) as bar:
     for task, make in tasks.items():
       bar.set_postfix_str(task)
-      directory = path / "trials" / file_name(task)
+      directory = path / "trials" / (file_name(task) + _version(settings.problem))
       counts = settings.num_steps, settings.num_seeds
       contest = Contest(task, make(), field, directory, *counts, bar.update)
       results[task] = contest()
@@ -84,6 +84,21 @@ def _own(text: str) -> KerasModel:
   return problem
 
 
+def _version(problem: str | None) -> str:
+  """Returns what changes with the file of a problem of one's own.
+
+  Trials of a model that was edited since are not those of the present one.
+  """
+  source = None if problem is None else vocabulary.check(problem, "problem").source
+  if source is None or not own_files.is_file(source):
+    return ""
+  return "_" + _digest(pathlib.Path(source).expanduser().read_bytes())
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()[:6]
+
+
 def _contenders(settings: BenchmarkSettings) -> dict[str, Contender]:
   baselines = contenders.BASELINES
   chosen = {name: baselines[name] for name in settings.baselines or baselines}
@@ -91,8 +106,10 @@ def _contenders(settings: BenchmarkSettings) -> dict[str, Contender]:
   for name in settings.path:
     optimizer = cards.load(name)
     # A trial's file belongs to these weights: others of the same name run anew.
-    digest = hashlib.sha256(export.dumps(optimizer)).hexdigest()[:6]
-    label = name if cards.is_pretrained(name) else pathlib.Path(name).parent.name
+    digest = _digest(export.dumps(optimizer))
+    label = (
+      name if cards.is_pretrained(name) else pathlib.Path(name).resolve().parent.name
+    )
     chosen[f"{label} {digest}"] = contenders.learned(optimizer)
   return chosen
 
