@@ -111,7 +111,7 @@ class Recorded:
   def __call__(self, num_steps, rate, branch, seed):
     self.calls.append((rate, branch, seed))
     last = 0.1 + abs(math.log10(rate / self.best))
-    return Trial("t", "c", rate, seed, num_steps, 9.0, last, (1,), (1,), (), 4, 0.1)
+    return Trial("t", "c", rate, seed, num_steps, 9.0, last, (1,), (1,), (), 4)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_contest_that_was_stopped_goes_on(problem, tmp_path, monkeypatch):
 
 def result(last, held_out=(2.0,), accuracy=(0.5,), rate=None, seconds=0.1, shorter=1.0):
   make = lambda last: Trial(
-    "t", "c", rate, 0, 100, 10.0, last, (5.0, last), held_out, accuracy, 100, seconds
+    "t", "c", rate, 0, 100, 10.0, last, (5.0, last), held_out, accuracy, 100
   )
   fewer = () if rate is not None else (make(shorter),)
   return Result(rate, (make(last),), fewer, seconds)
@@ -261,6 +261,7 @@ def test_the_command_compares_on_a_model_of_ones_own(forks, tmp_path):
     ("--tasks=CIFAR", ["Unknown task 'CIFAR'", "'CIFAR: mixer'"]),
     ("--problem=own.py:simple", ["Simple", "keras_model"]),
     ("--num_steps=19", ["num_steps"]),
+    ("--path=", ["no learned optimizer", "--path"]),
   ],
 )
 def test_mistakes_are_one_sentence(forks, tmp_path, flag, words):

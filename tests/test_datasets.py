@@ -21,12 +21,16 @@ UNAVAILABLE = (
 )
 
 
-@pytest.fixture(scope="module")
-def mnist():
+def loaded(load):
   try:
-    return datasets.mnist()
+    return load()
   except datasets.DatasetUnavailableError as error:
     pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def mnist():
+  return loaded(datasets.mnist)
 
 
 def use_proxy(monkeypatch, address):
@@ -147,13 +151,6 @@ def test_mnist_is_the_real_one(mnist):
   assert tf.reduce_max(mnist.train_images) == 255
   mean = tf.reduce_mean(tf.cast(mnist.train_images, tf.float32)) / 255.0
   np.testing.assert_allclose(mean, 0.1307, atol=1e-4)
-
-
-def loaded(load):
-  try:
-    return load()
-  except datasets.DatasetUnavailableError as error:
-    pytest.skip(str(error))
 
 
 def test_cifar10_has_the_same_number_of_every_class_nearly():

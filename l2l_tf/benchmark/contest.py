@@ -35,6 +35,11 @@ class Result(NamedTuple):
   seconds: float  # per step, taken in turns with the others
 
   @property
+  def is_learned(self) -> bool:
+    """Whether the optimizer has no rate to tune."""
+    return self.rate is None
+
+  @property
   def first(self) -> float:
     """Train loss at the start."""
     return _mean(t.first for t in self.trials)

@@ -20,9 +20,8 @@ def _styles(results: scores.Results) -> dict[str, dict]:
   """Returns a line's style for each contender; learned ones are solid."""
   found = {}
   for i, (name, r) in enumerate(next(iter(results.values())).items()):
-    is_learned = r.rate is None
-    style = {"linewidth": 2.4, "zorder": 3} if is_learned else {"linewidth": 1.3}
-    line = "-" if is_learned else "--"
+    style = {"linewidth": 2.4, "zorder": 3} if r.is_learned else {"linewidth": 1.3}
+    line = "-" if r.is_learned else "--"
     found[name] = {"color": _COLORS[i % 10], "linestyle": line, "label": name, **style}
   return found
 
@@ -54,8 +53,6 @@ def profile(results: scores.Results, title: str) -> matplotlib.figure.Figure:
     xlabel="tau: train loss as a multiple of the least of all (+ 1% of the first)",
     ylabel="share of tasks within tau",
   )  # fmt: skip
-  left.xaxis.set_major_formatter("{x:g}")
-  left.xaxis.set_minor_formatter("{x:g}")
   left.legend(frameon=False, loc="lower right")
   tasks = list(results)
   for name, style in styles.items():
@@ -72,9 +69,9 @@ def profile(results: scores.Results, title: str) -> matplotlib.figure.Figure:
   right.invert_yaxis()
   label = f"train loss as a multiple of that of {ADAM} (+ 1% of the first)"
   right.set(xscale="log", xlabel=label)
-  right.xaxis.set_major_formatter("{x:g}")
-  right.xaxis.set_minor_formatter("{x:g}")
   for axes in left, right:
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
   figure.suptitle(title, fontweight="bold")
@@ -115,7 +112,7 @@ def _draw(axes, task: str, found: Mapping[str, Result], styles) -> None:
     curve = r.curve
     steps = num_steps * (np.arange(len(curve)) + 1) / len(curve)
     axes.plot(steps, curve, **style)
-    if r.rate is None or name == ADAM:
+    if r.is_learned or name == ADAM:
       points = min(len(t.held_out) for t in r.trials)
       held_out = np.mean([t.held_out[:points] for t in r.trials], axis=0)
       steps = num_steps * (np.arange(points) + 1) / max(points, 1)

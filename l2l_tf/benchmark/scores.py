@@ -27,13 +27,9 @@ class Score(NamedTuple):
   no_worse_than_best: float  # share with a train loss not above the best baseline's
   no_worse_than_adam: float  # than tuned Adam with a cosine
   ratio_to_adam: float  # geometric mean of train losses as multiples of Adam's
-  held_out_best: (
-    float  # share with a held-out loss, where it is least, not above Adam's
-  )
+  held_out_best: float  # share with a held-out loss, at its least, not above Adam's
   held_out_end: float  # share with one at the end not above 1.05 times Adam's
-  accuracy: (
-    float  # share with an accuracy at the end not below Adam's, within its error
-  )
+  accuracy: float  # share with one at the end not below Adam's, within its error
   diverged: int  # trainings
   time_to_adam: float  # geometric mean of seconds per step
   ratio_in_equal_time: float  # as ratio_to_adam, after as many seconds as Adam
@@ -150,7 +146,7 @@ def rows(results: Results) -> list[list]:
 
 def _best(results: Mapping[str, Result]) -> float:
   """Returns the least train loss of the tuned contenders."""
-  return min(r.last for r in results.values() if r.rate is not None)
+  return min(r.last for r in results.values() if not r.is_learned)
 
 
 def _error(result: Result) -> float:

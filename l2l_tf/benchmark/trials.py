@@ -40,7 +40,6 @@ class Trial:
     held_out: loss on all held-out examples, at twenty places along the training.
     accuracy: on the same examples at the same places; empty if there is none.
     num_held_out: number of held-out examples.
-    seconds: per step, while other trials may have run on the other cores.
   """
 
   task: str
@@ -54,7 +53,6 @@ class Trial:
   held_out: tuple[float, ...]
   accuracy: tuple[float, ...]
   num_held_out: int
-  seconds: float
 
   @property
   def diverged(self) -> bool:
@@ -114,19 +112,15 @@ class Racer:
       seed: index below that branch.
     """
     key, fixed = self.start(num_steps, rate, branch, seed)
-    losses, held_out, elapsed = [], [], 0.0
+    losses, held_out = [], []
     ends = [num_steps * (point + 1) // _POINTS for point in range(_POINTS)]
     for first, end in itertools.pairwise([0, *ends]):
-      start = time.perf_counter()
       losses += [self._some(key, fixed, *part) for part in self._parts(first, end)]
-      elapsed += time.perf_counter() - start
       found = self._evaluate(self._values(), fixed)
       held_out.append({name: float(value) for name, value in found.items()})
       if losses and not np.all(np.isfinite(losses[-1])):
         break
-    losses = np.concatenate(losses)
-    seconds = elapsed / len(losses)
-    return self._trial(losses, held_out, num_steps, rate, seed, seconds)
+    return self._trial(np.concatenate(losses), held_out, num_steps, rate, seed)
 
   @property
   def is_ready(self) -> bool:
@@ -201,7 +195,7 @@ class Racer:
     loop = tf.while_loop(lambda i, _: i < count, body, (0, losses))
     return loop[1].stack()
 
-  def _trial(self, losses, held_out, num_steps, rate, seed, seconds) -> Trial:
+  def _trial(self, losses, held_out, num_steps, rate, seed) -> Trial:
     tail = losses[-max(1, num_steps // 10) :].astype(np.float64)
     last = float(tail.mean()) if np.all(np.isfinite(tail)) else math.inf
     is_whole = len(losses) == num_steps
@@ -219,5 +213,4 @@ class Racer:
       held_out=series("held_out_loss"),
       accuracy=series("held_out_accuracy"),
       num_held_out=self._problem.num_held_out,
-      seconds=seconds,
     )

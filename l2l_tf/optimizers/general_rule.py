@@ -286,7 +286,7 @@ def _decay(c: Constants, state: GeneralRuleState) -> tf.Tensor:
 
 def _averaged(c: Constants, touched: tf.Tensor | None, g, slots: _Slots) -> _Slots:
   """Returns the slots with the gradient in the averages of the rows that have one."""
-  rows = 1 if touched is None else tf.cast(_flat(touched), slots.count.dtype)
+  rows = 1 if touched is None else tf.cast(tf.reshape(touched, [-1]), slots.count.dtype)
   kept = lambda new, old: new if touched is None else tf.where(touched, new, old)
   mean = lambda beta, average, x: kept(beta * average + (1.0 - beta) * x, average)
   return slots._replace(
@@ -342,10 +342,6 @@ def _touched(role: Role, grad: tf.Tensor) -> tf.Tensor | None:
     return None
   axes = list(range(1, grad.shape.rank))
   return tf.reduce_any(tf.not_equal(grad, 0.0), axis=axes, keepdims=True)
-
-
-def _flat(touched: tf.Tensor) -> tf.Tensor:
-  return tf.reshape(touched, [-1])
 
 
 def _like_rows(count: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

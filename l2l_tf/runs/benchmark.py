@@ -100,6 +100,8 @@ def _digest(data: bytes) -> str:
 
 
 def _contenders(settings: BenchmarkSettings) -> dict[str, Contender]:
+  if not settings.path:
+    raise ValueError("There is no learned optimizer: give --path, such as general.")
   baselines = contenders.BASELINES
   chosen = {name: baselines[name] for name in settings.baselines or baselines}
   chosen = {contenders.ADAM: baselines[contenders.ADAM], **chosen}
@@ -121,7 +123,7 @@ def _count(tasks: _Tasks, field: Mapping[str, Contender], settings) -> int:
 
 
 def _learned(results: scores.Results) -> list[str]:
-  return [name for name, r in next(iter(results.values())).items() if r.rate is None]
+  return [name for name, r in next(iter(results.values())).items() if r.is_learned]
 
 
 def _summary(results: scores.Results) -> str:
@@ -130,9 +132,9 @@ def _summary(results: scores.Results) -> str:
 
 def _write(path: pathlib.Path, results: scores.Results, settings) -> None:
   tables = [f"{task}\n{scores.task_table(found)}" for task, found in results.items()]
-  if _learned(results):
-    tables.append(_summary(results))
-  files.write_text(path / "tables.txt", "\n\n".join(tables) + "\n")
+  files.write_text(
+    path / "tables.txt", "\n\n".join([*tables, _summary(results)]) + "\n"
+  )
   files.write_csv(path / "results.csv", scores.rows(results))
   title = f"{settings.num_steps:,} steps, means over {settings.num_seeds} seeds"
   plots.save(pictures.profile(results, title), path / "profile.png")

@@ -58,7 +58,6 @@ flags.DEFINE_string(
 
 launch.files("imports")
 launch.choices("baselines", CONTENDERS)
-flags.register_validator("path", bool, "it must name at least one optimizer")
 
 
 def main() -> None:
