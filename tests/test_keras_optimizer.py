@@ -225,6 +225,30 @@ def test_custom_loops_apply_and_apply_gradients(sequential, plain):
   np.testing.assert_allclose(weights(found), plain[1][1], rtol=1e-3, atol=1e-5)
 
 
+class Converted(SGD):
+  """Notes whether AutoGraph translates what calls it."""
+
+  def decay_rate(self, state):
+    context = tf.__internal__.autograph.control_status_ctx()
+    self.status = context.status.name
+    return super().decay_rate(state)
+
+
+def test_autograph_leaves_it_alone_in_a_loop_of_ones_own():
+  """Translated, it would take three times as long to trace."""
+  optimizer, theta = Converted(0.5), tf.Variable([1.0])
+  adapter = LearnedOptimizer(optimizer)
+  adapter.build([theta])
+
+  @tf.function
+  def step(grad):
+    adapter.apply([grad], [theta])
+
+  step(tf.constant([1.0]))
+  assert adapter.optimizer.status == "DISABLED"
+  np.testing.assert_allclose(theta, [0.5])
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(sequential, policy):
   ours, wrap = LearnedOptimizer(Adam(1.0), 0.01), None

@@ -223,6 +223,7 @@ class LearnedOptimizer(StoredOptimizer):
     self.apply(grads, trainable_variables, loss=loss)
     return self._iterations
 
+  @tf.autograph.experimental.do_not_convert  # It would take longer than the tracing.
   def apply(self, grads, trainable_variables=None, *, loss=None) -> None:
     """Takes one step, as every Keras optimizer does.
 
