@@ -27,21 +27,16 @@ def program(num_coordinates, num_steps, stage="optimized_hlo"):
   """XLA's program for the pass over `num_steps` recorded gradients."""
   optimizer = CoordinatewiseLSTM((20, 20), "log_and_sign")
   weights = tf.nest.map_structure(tf.convert_to_tensor, optimizer._network.weights)
-  arguments = (
+  shard_gradient = backprop.compiled(optimizer._inputs, 0.1, False, 128, 100)
+  describe = shard_gradient.experimental_get_compiler_ir(
     weights,
-    optimizer._inputs,
-    0.1,
     tf.zeros([num_steps + 1, 1, num_coordinates]),
     tf.ones([num_steps]),
     optimizer.initial_state([tf.zeros([num_coordinates])]),
     (),
-    False,
     tf.constant(0),
     tf.constant(2),
-    128,
-    100,
   )
-  describe = backprop._shard_gradient.experimental_get_compiler_ir(*arguments)
   return describe(stage=stage)
 
 
@@ -116,7 +111,7 @@ def test_of_a_long_window_one_segment_is_held():
 def test_an_episode_traces_its_parts_once():
   trainer = MetaTrainer(Quadratic(4, 3), CoordinatewiseLSTM((4,)), num_steps=40)
   trainer.train_episode(0)
-  count = backprop._shard_gradient.experimental_get_tracing_count
+  count = lambda: backprop.compiled.cache_info().misses
   before = trainer.num_traces, count()
   for episode in range(1, 4):
     trainer.train_episode(episode)

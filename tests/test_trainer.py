@@ -1,5 +1,6 @@
 """Meta-training: its windows one by one, what it skips, clips and repeats."""
 
+import gc
 import itertools
 
 import hypothesis
@@ -249,6 +250,33 @@ def test_xla_compiles_the_same_numbers_once():
     assert trainer.num_traces == 1
   for x, y in zip(tf.nest.flatten(trained[True]), tf.nest.flatten(trained[False])):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def graphs():
+  gc.collect()
+  return sum(isinstance(x, tf.Graph) for x in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+  "estimator",
+  [
+    TruncatedBPTT(),
+    TruncatedBPTT(second_derivatives=True),
+    meta_gradients.PES(pairs=2),
+  ],
+  ids=["first order", "second order", "particles"],
+)
+def test_a_trainer_s_graphs_are_freed_with_it(estimator):
+  """What many trainings in one process, a grid's, would else be killed by."""
+
+  def trained():
+    settings = {"num_steps": 4, "unroll_length": 2, "meta_gradient": estimator}
+    MetaTrainer(Quadratic(2, 3), lstm(), **settings).train_episode(0)
+
+  trained()
+  before = graphs()
+  trained()
+  assert graphs() <= before
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ class Runner:
       carry,
       self._num_steps,
       observe=lambda c, updates: self._task_losses(task, c),
+      evaluate=unroll_lib.second_order,  # There is no tape to stop gradients for.
     )
     return tf.concat([first[tf.newaxis], losses], axis=0), carry.params
 

@@ -232,7 +232,8 @@ def _run_episode(problem, optimizer, phi, seed, num_steps, total_steps):
   first, tail = carry.loss, tf.maximum(1, num_steps // 10)
 
   def body(carry, total, last):
-    carry, _ = unroll.step(problem, running, task, carry)
+    # There is no tape to stop gradients for.
+    carry, _ = unroll.step(problem, running, task, carry, unroll.second_order)
     ends = tf.cast(carry.step > num_steps - tail, first.dtype)
     return carry, total + carry.loss, last + ends * carry.loss
 

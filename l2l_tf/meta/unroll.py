@@ -50,19 +50,18 @@ def first_order(problem, params, constants, seed):
   computed anyway: the optimizee is differentiated once, and nothing of its forward pass
   has to be kept for the meta-gradient.
   """
-
-  @tf.custom_gradient
-  def evaluate(*params):
-    loss, grads = _evaluate(problem, list(params), constants, seed)
-
-    def backward(d_loss, *unused_d_grads):
-      return [tf.cast(d_loss, g.dtype) * g for g in grads]
-
-    return (loss, *grads), backward
-
-  loss, *grads = evaluate(*params)
+  loss, grads = _evaluate(problem, params, constants, seed)
   with tf.name_scope("gradient"):
-    return loss, [tf.stop_gradient(g) for g in grads]
+    grads = [tf.stop_gradient(g) for g in grads]
+  # Adds zero, whose derivative with respect to theta_t is the gradient. What
+  # tf.custom_gradient is given would never be freed, nor the graph it belongs to
+  # (https://github.com/tensorflow/tensorflow/issues/97697).
+  with tf.name_scope("first_order"):
+    loss = tf.stop_gradient(loss)
+    for g, p in zip(grads, params):
+      zero = tf.math.multiply_no_nan(g, p - tf.stop_gradient(p))
+      loss += tf.cast(tf.reduce_sum(zero), loss.dtype)
+  return loss, grads
 
 
 def second_order(problem, params, constants, seed):

@@ -170,7 +170,9 @@ class Runner:
     ends, seen = [], []
     for phi, carry in zip(weights, carries, strict=True):
       optimizer = self.optimizer.with_phi(phi)
-      carry, updates = unroll.step(self.problem, optimizer, task, carry)
+      # There is no tape to stop gradients for.
+      evaluate = unroll.second_order
+      carry, updates = unroll.step(self.problem, optimizer, task, carry, evaluate)
       ends.append(carry)
       seen.append(self._see(task, carry, updates))
     return ends, seen

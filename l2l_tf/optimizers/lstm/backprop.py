@@ -47,6 +47,7 @@ All blocks and segments on one core write to the same scratch arrays
 (`segment.Scratch`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -104,39 +105,48 @@ def gradient(
     return tf.nest.map_structure(tf.zeros_like, weights)
   size = min(_GPU_BLOCK if cores.on_gpu() else _CPU_BLOCK, num_coordinates)
   num_blocks = -(-num_coordinates // size)
+  weights = tf.nest.map_structure(tf.convert_to_tensor, weights)
+  shard_gradient = compiled(features, scale, is_bounded, size, _SEGMENT)
   shards = [
-    _shard_gradient(
-      weights,
-      features,
-      scale,
-      grads,
-      loss_weights,
-      state,
-      memory,
-      is_bounded,
-      *map(tf.constant, blocks),
-      size,
-      _SEGMENT,
+    shard_gradient(
+      weights, grads, loss_weights, state, memory, *map(tf.constant, blocks)
     )
     for blocks in cores.shards(num_blocks, num_blocks)
   ]
   return tf.nest.map_structure(lambda *x: tf.add_n(x), *shards)
 
 
-@tf.function(jit_compile=True, autograph=False)
+@functools.lru_cache(maxsize=16)
+def compiled(
+  features: Features, scale: float, is_bounded: bool, size: int, most_steps: int
+) -> Callable[..., network.Weights]:
+  """Returns `_shard_gradient`, compiled for these arguments.
+
+  Equal optimizers share what is traced; what has not been asked for in a while is
+  forgotten, or a process that trains many optimizers would never free their graphs.
+  """
+  settings = features, scale, is_bounded, size, most_steps
+
+  def shard_gradient(weights, grads, loss_weights, state, memory, first, last):
+    arguments = weights, grads, loss_weights, state, memory, first, last
+    return _shard_gradient(*settings, *arguments)
+
+  return tf.function(shard_gradient, jit_compile=True, autograph=False)
+
+
 def _shard_gradient(
-  weights,
   features,
   scale,
+  is_bounded,
+  size,
+  most_steps,
+  weights,
   grads,
   loss_weights,
   state,
   memory,
-  is_bounded,
   first,
   last,
-  size,
-  most_steps,
 ):
   """Returns the part of the gradient that comes from blocks `first`, ..., `last` - 1.
 
