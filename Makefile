@@ -10,9 +10,6 @@ RUN_TRAIN = $(VENV)/bin/l2l-train --problem=quadratic \
   --save_path=tensorboard_logs/quadratic --trace_graph
 RUN_EVALUATE = $(VENV)/bin/l2l-evaluate --problem=quadratic \
   --path=tensorboard_logs/quadratic/optimizer.l2l.npz
-# glibc shall not return memory that the next graph takes again.
-PYTEST_MEMORY = MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 \
-  MALLOC_TOP_PAD_=67108864
 PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -29,7 +26,7 @@ run: $(INSTALLED)  ## train an optimizer on quadratics, compare it with baseline
 	@echo "Curves: $(VENV)/bin/tensorboard --logdir=tensorboard_logs"
 
 test: $(INSTALLED)  ## run the whole test suite
-	$(PYTEST_MEMORY) $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(VENV)/bin/ruff check .
