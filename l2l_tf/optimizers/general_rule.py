@@ -118,10 +118,10 @@ class GeneralRule(base.Optimizer):
   of a net that memorises its data vanish, and the decay grows. With z = 0 it does not
   depend on them; with z = 1 it is that of a penalty on the squared weights, beside a
   loss that vanishes. A decay is at most 0.1 of a kernel a step, and z counts declines
-  down to 0.001. What is no kernel moves by eta b rho^(-q) M /
-  sqrt(v). How tensors are told apart is described in `l2l_tf.optimizers.parameters`: an
-  embedding's rows that have no gradient do not move, nor does their state; embeddings
-  and depthwise filters are never orthogonalised.
+  down to 0.001. What is no kernel moves by eta b rho^(-q) M / sqrt(v). How tensors are
+  told apart is described in `l2l_tf.optimizers.parameters`: an embedding's rows that
+  have no gradient do not move, nor does their state; embeddings and depthwise filters
+  are never orthogonalised.
 
   The steps do not depend on the scale of the loss, for gradients from 1e-14 to 1e17.
   Without `total_steps` (see `with_total_steps`) the rate falls with a power of the

@@ -168,10 +168,9 @@ class Runner:
   def _step(self, task, weights, carries):
     """Takes one step of every particle of a lane."""
     ends, seen = [], []
+    evaluate = unroll.second_order  # There is no tape to stop gradients for.
     for phi, carry in zip(weights, carries, strict=True):
       optimizer = self.optimizer.with_phi(phi)
-      # There is no tape to stop gradients for.
-      evaluate = unroll.second_order
       carry, updates = unroll.step(self.problem, optimizer, task, carry, evaluate)
       ends.append(carry)
       seen.append(self._see(task, carry, updates))
