@@ -108,6 +108,17 @@ def test_a_hundred_steps_equal_the_unroll(name, block_size):
   assert int(adapter.iterations) == 100
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_a_step_compiled_for_a_gpu_finds_its_state_there(name):
+  make, shapes = TABLE[name]
+  adapter = LearnedOptimizer(make())
+  adapter.build([keras.Variable(np.zeros(shape, np.float32)) for shape in shapes])
+  # TensorFlow holds a variable of int32 in the CPU's memory.
+  assert "int32" not in [
+    keras.backend.standardize_dtype(v.dtype) for v in adapter.variables
+  ]
+
+
 def test_one_compiled_call_serves_all_blocks_and_steps(sequential):
   optimizer, model = LearnedOptimizer(lstm(), block_size=5), sequential()
   fit(model, optimizer)

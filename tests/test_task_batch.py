@@ -187,7 +187,7 @@ def trainer(problem, optimizer, **flags):
 
 def together_and_alone(run, optimizer):
   """The first window of three tasks, and that of each by itself."""
-  groups, running, carries, _, states = run._start(0)
+  groups, running, carries, states = run._start(0)
   observe = lambda *_: ()
   window, _, _ = run._windows(
     groups, running, carries, states, SEED, 3, observe, run.objective

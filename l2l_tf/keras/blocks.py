@@ -235,10 +235,15 @@ class Blocks:
     return updates if isinstance(grads, list) else updates[0], next_packed
 
   def _pack(self, state: Any) -> list[tf.Tensor]:
-    leaves = tf.nest.flatten(state)
-    if self._state_dtype is None:
-      return leaves
-    return [tf.cast(x, self._state_dtype) if x.dtype.is_floating else x for x in leaves]
+    return [tf.cast(x, self._kept(x.dtype)) for x in tf.nest.flatten(state)]
+
+  def _kept(self, dtype: tf.DType) -> tf.DType:
+    """Returns the type of the variable in which a part of the state is kept."""
+    if dtype.is_floating:
+      return self._state_dtype or dtype
+    # TensorFlow holds variables of int32 in the CPU's memory, where a step compiled for
+    # a GPU must not read them.
+    return tf.int64 if dtype == tf.int32 else dtype
 
   def _unpack(self, packed: list[tf.Tensor]) -> Any:
     specs = tf.nest.flatten(self._state_spec)

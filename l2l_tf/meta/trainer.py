@@ -122,9 +122,10 @@ class MetaTrainer(tf.Module):
     self.estimator_state_variables = [
       tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._estimator_states)
     ]
-    self._compiled = tf.function(
-      self._episode, autograph=False, jit_compile=jit_compile
-    )
+    self._run = self._trained
+    if jit_compile:
+      self._run = tf.function(self._trained, autograph=False, jit_compile=True)
+    self._compiled = tf.function(self._episode, autograph=False)
 
   def train(
     self, num_episodes: int, first_episode: int = 0
@@ -161,8 +162,9 @@ class MetaTrainer(tf.Module):
     """Returns the graph of an episode's first window; nothing is run."""
 
     def window():
-      groups, optimizer, carries, meta_state, states = self._start(
-        0, self.num_steps, most_groups=1
+      meta_state, states = self._states()
+      groups, optimizer, carries, states = self._start(
+        0, states, self.num_steps, most_groups=1
       )
       seed = self._estimation_seed(0)
       length = self.unroll_length
@@ -193,7 +195,13 @@ class MetaTrainer(tf.Module):
     with tf.name_scope("init/"):
       return seeds.make(self.seed, seeds.ESTIMATION, episode)
 
-  def _start(self, episode, total_steps=(), most_groups=None):
+  def _states(self):
+    """Reads the states of the meta-optimizer and of the meta-gradient."""
+    with tf.name_scope("meta_optimizer/"):
+      meta_state = _read(self._meta_state, self.meta_state_variables)
+    return meta_state, _read(self._estimator_states, self.estimator_state_variables)
+
+  def _start(self, episode, states=(), total_steps=(), most_groups=None):
     with tf.name_scope("init/"):
       seed = seeds.make(self.seed, seeds.TRAINING, episode)
       # A task depends on its key alone, not on how the tasks are grouped.
@@ -213,17 +221,29 @@ class MetaTrainer(tf.Module):
     carries = [
       unroll_lib.begin(p, optimizer, t, x, evaluate, total_steps) for p, t, x in groups
     ]
-    with tf.name_scope("meta_optimizer/"):
-      meta_state = _read(self._meta_state, self.meta_state_variables)
-    states = _read(self._estimator_states, self.estimator_state_variables)
     if not self.estimator_state_variables:
       states = [()] * len(groups)
-    return groups, optimizer, carries, meta_state, states
+    return groups, optimizer, carries, states
 
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
-    groups, optimizer, carries, meta_state, states = self._start(
-      episode, num_windows * length
+    # Variables of int32 are in the CPU's memory, where XLA on a GPU may not read them.
+    metrics, meta_state, states = self._run(
+      episode, num_windows, length, *self._states()
+    )
+    _assign(self.meta_state_variables, meta_state)
+    _assign(self.estimator_state_variables, states)
+    return metrics
+
+  def _trained(self, episode, num_windows, length, meta_state, states):
+    """Trains on the task of an episode.
+
+    Returns:
+      The episode's metrics, and the next states of the meta-optimizer and of the
+      meta-gradient.
+    """
+    groups, optimizer, carries, states = self._start(
+      episode, states, num_windows * length
     )
     seed, objective = self._estimation_seed(episode), self.objective.at(episode)
     first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
@@ -251,9 +271,8 @@ class MetaTrainer(tf.Module):
       (tf.zeros([], tf.int32), carries, meta_state, states, records),
       maximum_iterations=num_windows,
     )
-    _assign(self.meta_state_variables, meta_state)
-    _assign(self.estimator_state_variables, states)
-    return self._metrics(optimizer, first_loss, carries, records)
+    metrics = self._metrics(optimizer, first_loss, carries, records)
+    return metrics, meta_state, states
 
   def _metrics(self, optimizer, first_loss, carries, records) -> dict[str, Any]:
     losses, gradient_size, update_size = (r.concat() for r in records[4:])
