@@ -107,6 +107,19 @@ def test_it_follows_its_equations(block):
       np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-7)  # phi is float32
 
 
+def test_the_two_kernels_of_a_recurrent_layer_count_as_one():
+  names = ["gru/kernel", "gru/recurrent_kernel", "gru/bias", "dense/kernel"]
+  shapes = [(3, 15), (5, 15), (2, 15), (5, 4)]
+  known = [Parameter(n, s, "variable") for n, s in zip(names, shapes)]
+  optimizer = GeneralRule(32, CONSTANTS).with_parameters(known)
+  state = optimizer.initial_state(normal(shapes, 0))
+  told = optimizer.with_total_steps(state, 1000)._replace(step=tf.constant(500))
+  done = 1 - 500 / 1000
+  falling = done**CONSTANTS.cooling * (1 - CONSTANTS.end) + CONSTANTS.end
+  expected = CONSTANTS.rate * (2 / 3) ** CONSTANTS.depth_power * falling
+  np.testing.assert_allclose(optimizer.decay_rate(told), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("block", [None, 32])
 @pytest.mark.parametrize("scale", [1e-14, 1e-7, 1e7, 1e16])
 def test_the_scale_of_the_loss_does_not_matter(block, scale):

@@ -33,7 +33,7 @@ LAYERS = {
     (7, 3),
     {
       "kernel": (Kind.KERNEL, (3, 15)),
-      "recurrent_kernel": (Kind.KERNEL, (5, 15)),
+      "recurrent_kernel": (Kind.RECURRENT, (5, 15)),
       "bias": Kind.VECTOR,
     },
   ),
@@ -86,6 +86,15 @@ def test_variables_of_sonnet():
   linear(tf.zeros([1, 2]))
   found = [role(v.shape, v.name).kind for v in (linear.w, linear.b, table.embeddings)]
   assert found == [Kind.KERNEL, Kind.VECTOR, Kind.EMBEDDING]
+
+
+def test_recurrent_kernels_of_sonnet():
+  for make in (snt.GRU, snt.LSTM):
+    core = make(5)
+    core(tf.zeros([1, 3]), core.initial_state(1))
+    found = {v.name: role(v.shape, v.name) for v in core.trainable_variables}
+    kinds = {name.split("/")[-1][:-2]: r.kind for name, r in found.items()}
+    assert kinds == {"w_i": Kind.KERNEL, "w_h": Kind.RECURRENT, "b": Kind.VECTOR}
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (5,), (0, 3), (1, 1, 8)])

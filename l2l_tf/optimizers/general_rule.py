@@ -103,7 +103,8 @@ class GeneralRule(base.Optimizer):
   """One rule for every model, without a rate to choose.
 
   With averages m, s of the gradient g and v of its square, corrected for their bias,
-  the step of a kernel W of `fan` inputs, out of L kernels, is
+  the step of a kernel W of `fan` inputs, out of L kernels (the two of a recurrent layer
+  count as one), is
 
     M = (1 - n) m + n g + w s
     rho = RMS(M / sqrt(v))                  how far the signs of the gradients agree
@@ -240,10 +241,10 @@ class GeneralRule(base.Optimizer):
     if touched is not None:
       direction = tf.where(touched, direction, 0.0)
     rho = tf.sqrt(_mean_square(direction, touched) + _TINY)
-    if self._block and role.kind == Kind.KERNEL:
+    if self._block and role.kind in (Kind.KERNEL, Kind.RECURRENT):
       direction = rho * _orthogonalized(role, momentum, self._block)
     update = -eta * _unit(c, role, w) * direction * rho**-c.agreement
-    if role.kind in (Kind.KERNEL, Kind.FILTERS):
+    if role.kind in (Kind.KERNEL, Kind.RECURRENT, Kind.FILTERS):
       decline, slots = _decline(second, slots)
       update -= tf.minimum(decay * decline**-c.decline_power, _MOST_DECAY) * w
     return tf.cast(update, grad.dtype), slots

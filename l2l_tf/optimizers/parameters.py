@@ -26,6 +26,7 @@ class Kind(enum.Enum):
   """What a tensor is in its layer."""
 
   KERNEL = "kernel"  # a linear map, from `fan` inputs to the outputs
+  RECURRENT = "recurrent kernel"  # the same, of a layer that has a kernel besides
   FILTERS = "filters"  # a filter of `fan` weights for each channel: depthwise kernels
   EMBEDDING = "embedding"  # a table whose rows are looked up
   VECTOR = "vector"  # biases, scales, offsets, single numbers
@@ -48,6 +49,7 @@ class Role(NamedTuple):
 # GRU's bias has two dimensions, attention's biases and PReLU's slopes have up to three.
 _VECTORS = ("bias", "beta", "gamma", "scale", "offset", "alpha", "b")
 _EMBEDDINGS = ("embedding", "embeddings")
+_RECURRENT = ("recurrent_kernel", "w_h")
 _DEPTHWISE = "depthwise"  # in the name of the layer, or of its kernel
 # Kernels [inputs, heads, outputs of a head]; other kernels have the outputs last.
 _PROJECTIONS = ("query", "key", "value")
@@ -78,4 +80,4 @@ def role(shape: Sequence[int], path: str = "") -> Role:
     return Role(Kind.FILTERS, max(math.prod(shape[:-2]), 1), shape)
   if len(shape) == 3 and parents and parents[-1] in _PROJECTIONS:
     inputs = shape[0]
-  return Role(Kind.KERNEL, inputs, shape)
+  return Role(Kind.RECURRENT if name in _RECURRENT else Kind.KERNEL, inputs, shape)
