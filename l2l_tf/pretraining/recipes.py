@@ -52,7 +52,11 @@ def _general():
   return suites.GENERAL_HELD_OUT
 
 
-def _general_suite(block: int | None) -> Suite:
+def _general_suite(
+  block: int | None, num_updates: int, fixed: tuple[str, ...] = ()
+) -> Suite:
+  """Returns the training of a `GeneralRule`; constants named in `fixed` stay."""
+
   def optimizer():
     from l2l_tf.optimizers import GeneralRule
 
@@ -64,10 +68,13 @@ def _general_suite(block: int | None) -> Suite:
     return suites.GENERAL_TRAINING
 
   def options():
-    lengths = {"horizon": (50, 10_000), "untold": 0.25}
-    return {**lengths, "pairs": 4, "tasks": 6, "stddev": 0.1}
+    from l2l_tf.optimizers.general_rule import Constants
 
-  return Suite(optimizer, tasks, 60, 0.03, options)
+    spread = [0.0 if name in fixed else 0.1 for name in Constants._fields]
+    lengths = {"horizon": (50, 10_000), "untold": 0.25}
+    return {**lengths, "pairs": 4, "tasks": 6, "stddev": [spread]}
+
+  return Suite(optimizer, tasks, num_updates, 0.03, options)
 
 
 def _general_lstm():
@@ -129,8 +136,17 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     _mnist,
   ),
-  "general": Recipe(_GENERAL_TASKS, (), _general, _general_suite(32)),
-  "general_fast": Recipe(_GENERAL_TASKS, (), _general, _general_suite(None)),
+  # 60 updates from a prototype's constants found those that this training starts
+  # from, but for two. Small nets that memorise few examples speak for a rate that falls
+  # faster with T, and with depth, than larger data sets bear, so these powers stay as
+  # they were chosen on MNIST, at 1,000 and 5,000 steps.
+  "general": Recipe(
+    _GENERAL_TASKS,
+    (),
+    _general,
+    _general_suite(32, 20, fixed=("horizon_power", "depth_power")),
+  ),
+  "general_fast": Recipe(_GENERAL_TASKS, (), _general, _general_suite(None, 60)),
   "general_lstm": Recipe(
     "12 small perceptrons and convolutional nets on digits, iris and wine, for 200"
     " steps",
