@@ -35,10 +35,10 @@ def conv_net() -> keras.Model:
 
 
 def transformer() -> keras.Model:
-  """Eight blocks of 128 features on 784 pixels in 28 rows: 1,591,178 parameters."""
+  """Ten blocks of 128 features on 784 pixels in 28 rows: 1,987,722 parameters."""
   inputs = x = keras.Input([28, 28, 1])
   x = keras.layers.Dense(128)(keras.layers.Reshape([28, 28])(x))
-  for _ in range(8):
+  for _ in range(10):
     y = keras.layers.LayerNormalization()(x)
     x += keras.layers.MultiHeadAttention(8, 16)(y, y)
     y = keras.layers.Dense(512, "relu")(keras.layers.LayerNormalization()(x))
@@ -47,7 +47,21 @@ def transformer() -> keras.Model:
   return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
-_MODELS = {"mlp": mlp, "conv_net": conv_net, "transformer": transformer}
+def wide() -> keras.Model:
+  """Three dense layers of 2,048 units on 784 pixels: 10,020,874 parameters."""
+  layers = [keras.layers.Dense(2048, "relu") for _ in range(3)]
+  flat = keras.layers.Flatten()
+  return keras.Sequential(
+    [keras.Input([28, 28, 1]), flat, *layers, keras.layers.Dense(10)]
+  )
+
+
+_MODELS = {
+  "mlp": mlp,
+  "conv_net": conv_net,
+  "transformer": transformer,
+  "wide": wide,
+}
 
 
 class Steps:

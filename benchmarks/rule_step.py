@@ -1,14 +1,14 @@
 """Times `train_on_batch` with `GeneralRule`, against Keras's Adam and Muon.
 
-Three models of Keras: dense layers, convolutions, and a transformer. The contenders
-take turns, each in a process of its own.
+Four models of Keras: dense layers, convolutions, a transformer, and wide dense layers.
+The contenders take turns, each in a process of its own.
 """
 
 import argparse
 
 import contest
 
-_CASES = ["mlp", "conv_net", "transformer"]
+_CASES = ["mlp", "conv_net", "transformer", "wide"]
 _CONTENDERS = ["without_blocks", "Adam", "Muon"]
 
 
