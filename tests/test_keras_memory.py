@@ -26,7 +26,7 @@ def test_a_state_of_half_the_size(sequential, make):
   losses = fit(model, LearnedOptimizer(make(), 0.1, state_dtype="bfloat16"))
   np.testing.assert_allclose(losses, full_losses(make), rtol=0.05)
   kept = [v for v in model.optimizer.variables if "state" in v.name]
-  assert kept and {v.dtype for v in kept} <= {"bfloat16", "int32"}
+  assert kept and {v.dtype for v in kept} <= {"bfloat16", "int64"}
 
 
 def test_half_of_a_state_is_enough_for_small_gradients():
