@@ -25,7 +25,8 @@ def fit(make, strategy, has_input, **options):
 one = tf.distribute.OneDeviceStrategy("CPU:0")
 lstm = lambda: CoordinatewiseLSTM((5, 4), "log_and_sign", 0.05)
 for make, has_input, options in [
-  (lstm, True, {"weight_decay": 0.1, "use_ema": True}),
+  (lstm, True, {}),
+  (lstm, False, {"weight_decay": 0.1, "use_ema": True}),
   (lambda: Adam(0.05), False, {"nonfinite_gradients": "skip"}),
   (GeneralRule, False, {"total_steps": 12}),
 ]:

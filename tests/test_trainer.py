@@ -259,8 +259,12 @@ def graphs():
 
 @pytest.mark.parametrize(
   "estimator",
-  [TruncatedBPTT(), meta_gradients.PES(pairs=2)],
-  ids=["first order", "particles"],
+  [
+    TruncatedBPTT(),
+    TruncatedBPTT(second_derivatives=True),
+    meta_gradients.PES(pairs=2),
+  ],
+  ids=["first order", "second order", "particles"],
 )
 def test_a_trainer_s_graphs_are_freed_with_it(estimator):
   """What many trainings in one process, a grid's, would else be killed by."""
