@@ -20,8 +20,6 @@ from l2l_tf.problems import KerasModel
 from l2l_tf.problems.benchmark_tasks import BENCHMARK_TASKS
 from l2l_tf.tables import aligned
 
-_KERNELS = (Kind.KERNEL, Kind.RECURRENT, Kind.FILTERS, Kind.EMBEDDING)
-
 
 class Scaled:
   """A problem whose kernels start as `scale` times what the model draws."""
@@ -38,7 +36,7 @@ class Scaled:
   def init(self, seed):
     params, constants = self._problem.init(seed)
     kinds = [role(p.shape, p.path).kind for p in self._problem.parameters()]
-    scale = lambda kind: self._scale if kind in _KERNELS else 1.0
+    scale = lambda kind: 1.0 if kind == Kind.VECTOR else self._scale
     return [scale(k) * p for k, p in zip(kinds, params, strict=True)], constants
 
 

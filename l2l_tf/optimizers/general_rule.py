@@ -241,10 +241,10 @@ class GeneralRule(base.Optimizer):
     if touched is not None:
       direction = tf.where(touched, direction, 0.0)
     rho = tf.sqrt(_mean_square(direction, touched) + _TINY)
-    if self._block and role.kind in (Kind.KERNEL, Kind.RECURRENT):
+    if self._block and role.is_kernel:
       direction = rho * _orthogonalized(role, momentum, self._block)
     update = -eta * _unit(c, role, w) * direction * rho**-c.agreement
-    if role.kind in (Kind.KERNEL, Kind.RECURRENT, Kind.FILTERS):
+    if role.is_kernel or role.kind == Kind.FILTERS:
       decline, slots = _decline(second, slots)
       update -= tf.minimum(decay * decline**-c.decline_power, _MOST_DECAY) * w
     return tf.cast(update, grad.dtype), slots

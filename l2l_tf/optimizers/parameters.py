@@ -40,6 +40,11 @@ class Role(NamedTuple):
   shape: tuple[int, ...]
 
   @property
+  def is_kernel(self) -> bool:
+    """Whether it is a linear map, be it of what a recurrent layer has put out."""
+    return self.kind in (Kind.KERNEL, Kind.RECURRENT)
+
+  @property
   def matrix(self) -> tuple[int, int]:
     """The shape of the linear map: inputs and outputs."""
     return self.fan, math.prod(self.shape) // max(self.fan, 1)
