@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -159,7 +158,7 @@ class Contest:
     phase = "tuning" if branch == seeds.TUNING else "reported"
     described = "" if rate is None else f"-{rate:g}"
     file = f"{phase}{described}-seed{seed}-{num_steps}.json"
-    path = self._directory / file_name(name) / file
+    path = self._directory / files.name_of(name) / file
     if path.exists():
       trial = trials.read(path)
     else:
@@ -193,11 +192,6 @@ def _count(racer: Racer) -> int:
   """Returns how many steps take about as long as one measurement shall."""
   racer.seconds(1)
   return max(1, min(1000, int(_TIMED / racer.seconds(2))))
-
-
-def file_name(name: str) -> str:
-  """Returns a name for a directory."""
-  return re.sub(r"[^\w.-]+", "_", name).strip("_")
 
 
 def _mean(values) -> float:

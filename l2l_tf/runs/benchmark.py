@@ -12,7 +12,7 @@ import tqdm
 
 from l2l_tf.benchmark import contenders, pictures, scores
 from l2l_tf.benchmark.contenders import Contender
-from l2l_tf.benchmark.contest import Contest, file_name
+from l2l_tf.benchmark.contest import Contest
 from l2l_tf.evaluation import plots
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import KerasModel
@@ -51,7 +51,7 @@ def run(settings: BenchmarkSettings) -> scores.Results:
   ) as bar:
     for task, make in tasks.items():
       bar.set_postfix_str(task)
-      directory = path / "trials" / (file_name(task) + _version(settings.problem))
+      directory = path / "trials" / (files.name_of(task) + _version(settings.problem))
       counts = settings.num_steps, settings.num_seeds
       contest = Contest(task, make(), field, directory, *counts, bar.update)
       results[task] = contest()

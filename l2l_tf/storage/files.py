@@ -86,6 +86,16 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> No
   write_text(path, text.getvalue())
 
 
+def name_of(text: str) -> str:
+  """Returns a text as the name of a file or a directory.
+
+  >>> from l2l_tf.storage import files
+  >>> files.name_of("CIFAR: 2 x 512")
+  'CIFAR_2_x_512'
+  """
+  return re.sub(r"[^\w.-]+", "_", text).strip("_")
+
+
 def first_line(error: Exception) -> str:
   """Returns an error's type and the first line of its message."""
   lines = str(error).strip().splitlines() or ["no message"]
