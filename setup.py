@@ -25,6 +25,7 @@ setup(
     "matplotlib>=3.9",
     "numpy>=1.26",
     "scikit-learn>=1.5",
+    "scipy>=1.13",
     "tensorboard>=2.20,<3",  # tensorflow no longer brings it
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9,<5",
@@ -42,6 +43,7 @@ setup(
       "l2l-evaluate = l2l_tf.scripts.evaluate:run",
       "l2l-benchmark = l2l_tf.scripts.benchmark:run",
       "l2l-diagnose = l2l_tf.scripts.diagnose:run",
+      "l2l-reproduce = l2l_tf.scripts.reproduce:run",
     ],
   },
   classifiers=[

@@ -39,6 +39,9 @@ NORMALISED_RATES = _grid(-3, 0, 10)
 MOMENTUM_RATES = _grid(-2, 1, 10)
 
 
+_NORMALISED = ("RMSprop", "Adagrad", "Adam")
+
+
 class CardBaseline(NamedTuple):
   """One column of a card's table."""
 
@@ -52,3 +55,21 @@ CARD_BASELINES = {
   "RMSprop": CardBaseline("RMSprop", NORMALISED_RATES),
   cards.DEFAULT_ADAM: CardBaseline("Adam", (0.001,)),
 }
+
+
+def start_of_search(name: str, per_decade: int) -> tuple[float, ...]:
+  """Returns rates from which the search for a baseline's best rate sets out.
+
+  They span two decades. `tuning.tune` goes on beyond them while the best one lies at an
+  end, so that few rates do for long runs.
+
+  >>> from l2l_tf.evaluation import baselines
+  >>> [round(rate, 4) for rate in baselines.start_of_search("Adam", 2)]
+  [0.001, 0.0032, 0.01, 0.0316, 0.1]
+
+  Args:
+    name: in `BASELINES`.
+    per_decade: rates per decade.
+  """
+  first = -3 if name in _NORMALISED else -2
+  return _grid(first, first + 2, 2 * per_decade + 1)

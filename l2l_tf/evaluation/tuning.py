@@ -5,7 +5,7 @@ baseline is compared.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -64,6 +64,7 @@ def tune(
   seed: int,
   jit_compile: bool = False,
   may_diverge: bool = False,
+  most_further: int = 0,
 ) -> dict[int, Curves]:
   """Selects a learning rate for each horizon, and runs it on the reported draws.
 
@@ -82,6 +83,8 @@ def tune(
     seed: seed of all draws.
     jit_compile: whether to compile with XLA, if the optimizer allows it.
     may_diverge: if every rate diverges, report the first one instead of raising.
+    most_further: how many rates to try beyond the grid, one after another at its
+      outermost ratio, while the best one lies at an end.
 
   Returns:
     The curves at each horizon's rate, by horizon.
@@ -102,12 +105,18 @@ def tune(
 
   best = dict.fromkeys(horizons, learning_rates[0])
   if len(learning_rates) > 1:
-    values = []  # [rates, horizons]
-    for learning_rate in learning_rates:
+
+    def values(learning_rate: float) -> list[float]:  # one for each horizon
       losses = run(learning_rate, seeds.TUNING, num_tuning_draws).losses
-      values.append([criterion(losses, steps) for steps in horizons])
-    for steps, column in zip(horizons, zip(*values)):
-      best[steps] = _best(learning_rates, column, may_diverge)
+      return [criterion(losses, steps) for steps in horizons]
+
+    tried = {learning_rate: values(learning_rate) for learning_rate in learning_rates}
+    for _ in range(most_further):
+      if (further := _further(tried)) is None:
+        break
+      tried[further] = values(further)
+    for steps, column in zip(horizons, zip(*tried.values())):
+      best[steps] = _best(list(tried), column, may_diverge)
   reported = {
     learning_rate: run(learning_rate, seeds.EVALUATION, num_draws)
     for learning_rate in dict.fromkeys(best.values())
@@ -116,6 +125,20 @@ def tune(
     steps: reported[learning_rate]._replace(learning_rate=float(learning_rate))
     for steps, learning_rate in best.items()
   }
+
+
+def _further(tried: Mapping[float, Sequence[float]]) -> float | None:
+  """Returns the next rate to try, if the best one for a horizon lies at an end."""
+  rates = sorted(tried)
+  for column in zip(*(tried[rate] for rate in rates)):
+    best = int(np.argmin(column))
+    if column[best] == math.inf:
+      continue
+    if best == len(rates) - 1:
+      return rates[-1] * rates[-1] / rates[-2]
+    if best == 0:
+      return rates[0] * rates[0] / rates[1]
+  return None
 
 
 def _best(

@@ -1,0 +1,116 @@
+"""Figures of several panels side by side, one for each problem."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+
+from l2l_tf.evaluation import report
+from l2l_tf.evaluation.runner import Curves
+
+_COLORS = matplotlib.colormaps["tab10"].colors
+_WIDTH, _HEIGHT = 3.7, 3.6  # of a panel, in inches
+
+
+class Plot(NamedTuple):
+  """What one panel shows."""
+
+  title: str
+  curves: Mapping[str, Curves]  # learned optimizers first
+  trained_steps: int | None = None  # where training ended, if a run goes beyond that
+
+
+def panels(
+  plots: Sequence[Plot], title: str, summarizes: bool = False, mark: str = ""
+) -> matplotlib.figure.Figure:
+  """Draws mean learning curves with 95% bands, on logarithmic axes, in one row.
+
+  Learned optimizers, those without a learning rate, are solid, baselines dashed.
+
+  Args:
+    plots: from left to right.
+    title: above all of them.
+    summarizes: whether to draw a second row, the final losses on all problems.
+    mark: printed across the figure, such as a warning.
+
+  Returns:
+    The figure; the caller saves it.
+  """
+  rows = 2 if summarizes else 1
+  size = max(_WIDTH * len(plots), 6.0), _HEIGHT * rows + 1.0
+  figure = matplotlib.figure.Figure(size, dpi=130, layout="constrained")
+  grid = figure.add_gridspec(rows, len(plots))
+  styles = _styles(plots)
+  for column, plot in enumerate(plots):
+    _draw(figure.add_subplot(grid[0, column]), plot, styles)
+  figure.axes[0].set_ylabel("loss")
+  if summarizes:
+    _draw_finals(figure.add_subplot(grid[1, :]), plots, styles)
+  handles = [matplotlib.lines.Line2D([], [], label=k, **s) for k, s in styles.items()]
+  options = {"ncols": min(len(handles), 2 * len(plots) + 1), "frameon": False}
+  figure.legend(handles=handles, loc="outside lower center", **options)
+  figure.suptitle(title, fontsize=11, fontweight="bold")
+  if mark:
+    where = {"ha": "center", "va": "center", "rotation": 20, "zorder": 10}
+    style = {"fontsize": 44, "color": "tab:red", "alpha": 0.35, "fontweight": "bold"}
+    figure.text(0.5, 0.5, mark, **where, **style)
+  return figure
+
+
+def _styles(plots: Sequence[Plot]) -> dict[str, dict]:
+  """Returns the style of each optimizer's line, the same in all panels."""
+  found: dict[str, dict] = {}
+  for plot in plots:
+    for name, curves in plot.curves.items():
+      is_learned = curves.learning_rate is None
+      line = "-" if is_learned else "--"
+      width = 2.4 if is_learned else 1.3
+      color = _COLORS[len(found) % len(_COLORS)]
+      found.setdefault(name, {"color": color, "linestyle": line, "linewidth": width})
+  return dict(sorted(found.items(), key=lambda item: item[1]["linestyle"] != "-"))
+
+
+def _draw(axes, plot: Plot, styles) -> None:
+  shown = []
+  for name, curves in plot.curves.items():
+    band, style = report.mean_band(curves.losses), styles[name]
+    steps = np.arange(len(band.value))
+    axes.plot(steps, band.value, **style, zorder=3 if style["linestyle"] == "-" else 2)
+    axes.fill_between(steps, band.low, band.high, color=style["color"], alpha=0.15)
+    shown.append(band.value)
+  values = np.concatenate(shown)
+  values = values[np.isfinite(values) & (values > 0)]
+  start = max((x[0] for x in shown if np.isfinite(x[0])), default=1.0)
+  if len(values):
+    axes.set_ylim(values.min() / 1.2, min(values.max(), 2 * start) * 1.2)
+  axes.set(title=plot.title, xlabel="step", yscale="log", xlim=(0, len(shown[0]) - 1))
+  if plot.trained_steps is not None:
+    axes.axvline(plot.trained_steps, color="gray", linewidth=0.9, linestyle=":")
+    where = {"transform": axes.get_xaxis_transform(), "fontsize": 8, "color": "gray"}
+    axes.text(plot.trained_steps, 0.97, " trained up to here", va="top", **where)
+  axes.grid(alpha=0.25)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_finals(axes, plots: Sequence[Plot], styles) -> None:
+  """Draws each optimizer's final loss with its 95% interval, problem by problem."""
+  for i, (name, style) in enumerate(styles.items()):
+    offset = 0.08 * (i - (len(styles) - 1) / 2)
+    marker = "o" if style["linestyle"] == "-" else "_"
+    for column, plot in enumerate(plots):
+      if name not in plot.curves:
+        continue
+      band = report.mean_band(plot.curves[name].losses)
+      value, low, high = band.value[-1], band.low[-1], band.high[-1]
+      if not np.isfinite(value):
+        continue
+      error = [[value - low], [high - value]]
+      point = {"color": style["color"], "marker": marker, "markersize": 9}
+      axes.errorbar(column + offset, value, error, linestyle="none", **point)
+  axes.set_xticks(range(len(plots)), [plot.title for plot in plots])
+  label, limits = "loss after the last step", (-0.5, len(plots) - 0.5)
+  axes.set(yscale="log", ylabel=label, xlim=limits)
+  axes.grid(alpha=0.25, axis="y", which="both")
+  axes.spines[["top", "right"]].set_visible(False)

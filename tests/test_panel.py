@@ -1,0 +1,96 @@
+"""Panels: what they report, and that nothing which was run is run again."""
+
+import numpy as np
+import pytest
+
+from l2l_tf import seeds
+from l2l_tf.evaluation import baselines, panel, quasi_newton, tuning
+from l2l_tf.evaluation.panel import LBFGS, Panel
+from l2l_tf.evaluation.runner import Runner
+from l2l_tf.optimizers import CoordinatewiseLSTM
+from l2l_tf.problems import Quadratic
+
+COUNTS = {"num_steps": 8, "num_draws": 2, "num_tuning_draws": 1, "rates_per_decade": 1}
+
+
+def problem():
+  return Quadratic(batch_size=2, num_dims=3)
+
+
+@pytest.fixture
+def opened(tmp_path):
+  return Panel("small", problem(), tmp_path / "small", **COUNTS)
+
+
+def test_a_learned_optimizer_runs_on_the_draws_that_are_reported(opened, tmp_path):
+  optimizer = CoordinatewiseLSTM((3,), output_scale=0.1)
+  curves = opened.learned("LSTM (3)", optimizer)
+  plainly = Runner(problem(), optimizer, 8)(0, seeds.EVALUATION, 2)
+  np.testing.assert_allclose(curves.losses, plainly.losses, rtol=1e-5)
+  assert curves.learning_rate is None
+  assert (tmp_path / "small" / "LSTM_3.npz").exists()
+
+
+def test_what_was_run_is_read_unless_something_changed(opened, tmp_path, monkeypatch):
+  optimizer = CoordinatewiseLSTM((3,), output_scale=0.1)
+  found = opened.learned("LSTM", optimizer), opened.baseline("SGD")
+  runs = []
+  monkeypatch.setattr(panel.Panel, "_run", lambda *_: runs.append("LSTM") or found[0])
+  monkeypatch.setattr(panel.Panel, "_tuned", lambda *_: runs.append("SGD") or found[1])
+  again = opened.learned("LSTM", optimizer), opened.baseline("SGD")
+  assert not runs
+  for curves, before in zip(again, found, strict=True):
+    np.testing.assert_array_equal(curves.losses, before.losses)
+    assert curves.learning_rate == before.learning_rate
+  opened.learned("LSTM", CoordinatewiseLSTM((3,), seed=1))
+  for change in ({"num_steps": 9}, {"num_draws": 3}, {"seed": 1}, {"name": "other"}):
+    arguments = {"name": "small", "directory": tmp_path / "small", **COUNTS, **change}
+    Panel(problem=problem(), **arguments).baseline("SGD")
+  assert runs == ["LSTM", "SGD", "SGD", "SGD", "SGD"]
+
+
+def test_a_baseline_runs_at_the_best_of_a_widening_grid(opened):
+  curves = opened.baseline("SGD")  # The best rate lies far beyond where it sets out.
+  rates = baselines.start_of_search("SGD", 1)
+  values = [curves.learning_rate / rate for rate in rates]
+  assert curves.learning_rate > 0 and min(abs(np.log10(v) % 1) for v in values) < 1e-6
+
+
+@pytest.mark.parametrize(
+  "best, further, selected", [(0.3, [1.0], 0.1), (1e-5, [1e-3, 1e-4], 1e-4)]
+)
+def test_a_search_goes_on_while_the_best_rate_lies_at_an_end(
+  best, further, selected, monkeypatch
+):
+  tried = []
+
+  class Runner:
+    """Loses more the further the rate is from the best one."""
+
+    def __init__(self, unused_problem, schedule, *_):
+      self.schedule = schedule
+
+    def __call__(self, seed, branch, num_draws):
+      tried.append(float(self.schedule(0)))
+      return tuning.Curves(np.array([[1.0, abs(np.log(tried[-1] / best))]]), {})
+
+  monkeypatch.setattr(tuning, "Runner", Runner)
+  counts = [1], tuning.last_step_loss, 1, 1, 0
+  same = lambda schedule: schedule
+  curves = tuning.tune(problem(), same, (0.01, 0.1), *counts, most_further=2)
+  assert tried == pytest.approx([0.01, 0.1, *further, selected])
+  assert curves[1].learning_rate == pytest.approx(selected)
+
+
+def test_lbfgs_reaches_the_least_squares_solution():
+  curves = quasi_newton.run(problem(), 40, num_draws=2, seed=0, branch=seeds.EVALUATION)
+  assert curves.losses.shape == (2, 41)
+  assert np.all(np.diff(curves.losses, axis=1) <= 0)
+  assert np.all(curves.losses[:, -1] < 1e-4 * curves.losses[:, 0])
+
+
+def test_lbfgs_counts_every_evaluation_and_has_a_file(opened, monkeypatch):
+  curves = opened.baseline(LBFGS)
+  assert curves.losses.shape == (2, 9) and curves.learning_rate == 1.0
+  monkeypatch.setattr(quasi_newton, "run", None)
+  np.testing.assert_array_equal(opened.baseline(LBFGS).losses, curves.losses)
