@@ -34,3 +34,9 @@ def aligned(
     ).rstrip()
     for row in rows
   )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+  """Formats rows of cells as a Markdown table; the first one is the header."""
+  lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)

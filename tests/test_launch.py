@@ -69,6 +69,9 @@ WRONG_FLAGS = [
   ("diagnose", [], ["nothing to diagnose: give --path"]),
   ("diagnose", ["--path=some.npz", "--warmup=0"], ["--warmup=0"]),
   ("diagnose", ["--path=some.npz", "--num_steps=0"], ["--num_steps=0"]),
+  ("reproduce", [], ["Name a figure, one of quadratics, mnist", "--list"]),
+  ("reproduce", ["mnits"], ["--name=mnits", "quadratics"]),
+  ("reproduce", ["mnist", "transfer"], ["'mnist' is no flag"]),
 ]
 WRONG_VALUES = [
   ("train", ["--preprocess=log"], ["preprocess='log'", "log_and_sign"]),

@@ -17,6 +17,7 @@ _FLOORS = [
   ["scripts"],
   [_PUBLIC_NAMES],
   ["runs"],
+  ["reproductions"],
   ["benchmark"],
   ["evaluation", "keras"],
   ["pretraining"],

@@ -253,6 +253,16 @@ class BenchmarkSettings:
   save_path: str = "tensorboard_logs/benchmark"
 
 
+@dataclasses.dataclass(frozen=True)
+class ReproductionSettings:
+  """Settings of l2l-reproduce."""
+
+  name: str  # in `reproductions.FIGURES`
+  quick: bool = False
+  seed: int = 0
+  save_path: str | None = None  # None: reproductions/
+
+
 def check_baseline(text: str, may_be_registered: bool = False) -> None:
   """Raises ValueError unless a text is a baseline's name or an optimizer expression.
 

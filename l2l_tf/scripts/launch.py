@@ -4,6 +4,7 @@ Neither this module nor a script's own imports TensorFlow, so that `--help` and 
 flag are answered at once.
 """
 
+import functools
 import logging as python_logging
 import math
 import pathlib
@@ -21,7 +22,9 @@ _Settings = TypeVar("_Settings")
 flags.disclaim_key_flags()  # Flags that are defined here belong to the script.
 
 
-def run(main: Callable[[], int | None], module: str) -> None:
+def run(
+  main: Callable[[], int | None], module: str, argument: str | None = None
+) -> None:
   """Runs `main` through absl.
 
   Args:
@@ -29,6 +32,7 @@ def run(main: Callable[[], int | None], module: str) -> None:
       mistake, the process prints one sentence on stderr and exits with code 2
       (`--verbosity=1` shows the traceback).
     module: name of the module that defines the flags.
+    argument: the flag whose value may also be given by itself, without its name.
   """
   for flag in flags.FLAGS.flags_by_module_dict()[module]:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -53,7 +57,7 @@ def run(main: Callable[[], int | None], module: str) -> None:
       logging.debug("traceback", exc_info=True)
       return _fail(_sentence(e))
 
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=functools.partial(_parse, argument=argument))
 
 
 def problem(name: str) -> None:
@@ -139,6 +143,7 @@ def settings(
   settings_class: type[_Settings],
   module: str,
   given: flags.FlagValues = flags.FLAGS,
+  leave_out: Sequence[str] = (),
   **convert: Callable[[Any], Any],
 ) -> _Settings:
   """Returns the values of the module's flags as settings.
@@ -147,10 +152,11 @@ def settings(
     settings_class: a class of `runs.settings`, whose fields are the flags.
     module: name of the module that defines the flags.
     given: the flags' values.
+    leave_out: flags that are no settings.
     **convert: functions from a flag's value to the field's value, if they differ.
   """
   names = [f.name for f in flags.FLAGS.flags_by_module_dict()[module]]
-  values = {name: given[name].value for name in names}
+  values = {name: given[name].value for name in names if name not in leave_out}
   for name, value in values.items():
     if value is not None and name in convert:
       values[name] = convert[name](value)
@@ -159,9 +165,13 @@ def settings(
   return settings_class(**values)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], argument: str | None) -> list[str]:
+  flags.FLAGS.set_gnu_getopt()  # Flags may follow what is none.
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    if argument is not None and len(rest) == 2:
+      return flags.FLAGS([rest[0], f"--{argument}={rest[1]}"])
+    return rest
   except flags.Error as e:
     sys.exit(_fail(f"{' '.join(str(e).split())}; see --help."))
   except SystemExit:  # absl has shown the help, and exits as if that were a failure.

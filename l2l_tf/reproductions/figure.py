@@ -1,0 +1,116 @@
+"""What a figure consists of: panels, and the learned optimizers that they show.
+
+Problems and optimizers are expressions as in l2l-train's flags: figures are listed
+without importing TensorFlow.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+BASELINES = ("SGD", "Nesterov", "RMSprop", "Adam")  # those of the paper's figures
+_QUICK_BASELINES = 2
+# Too little to learn anything: what runs is all that a figure needs.
+_QUICK_TRAINING = {
+  "num_epochs": 2,
+  "evaluation_epochs": 1,
+  "num_steps": 20,
+  "unroll_length": 10,
+}
+_QUICK_PANEL = {
+  "num_steps": 20,
+  "num_draws": 2,
+  "num_tuning_draws": 1,
+  "rates_per_decade": 1,
+}
+
+
+class Learned(NamedTuple):
+  """A learned optimizer: a pretrained one of the package, or one to be trained.
+
+  Attributes:
+    pretrained: name for `l2l_tf.load`; then there are no stages.
+    stages: settings of l2l-train, by the names of its flags. Every stage starts from
+      the optimizer of the previous one.
+    minutes: how long the stages take, on two cores.
+  """
+
+  pretrained: str | None = None
+  stages: tuple[Mapping[str, Any], ...] = ()
+  minutes: int = 0
+
+
+class Panel(NamedTuple):
+  """A plot of learning curves on one problem.
+
+  Attributes:
+    title: above the plot.
+    problem: expression for l2l-train's --problem.
+    learned: name in the legend -> name in the figure's `learned`.
+    num_steps: steps that every optimizer takes.
+    trained_steps: steps of a training's episodes; None if they are as many.
+    num_draws: draws of the problem that are reported.
+    num_tuning_draws: draws on which each learning rate of a baseline runs.
+    rates_per_decade: of a baseline.
+    baselines: what the learned optimizers are compared with.
+  """
+
+  title: str
+  problem: str
+  learned: Mapping[str, str]
+  num_steps: int = 100
+  trained_steps: int | None = None
+  num_draws: int = 32
+  num_tuning_draws: int = 8
+  rates_per_decade: int = 3
+  baselines: tuple[str, ...] = BASELINES
+
+
+class Figure(NamedTuple):
+  """One of the paper's figures.
+
+  Attributes:
+    name: for the command line.
+    title: above the picture.
+    source: section and figure of the paper.
+    claim: what the paper says of it, in a sentence.
+    needs: data that do not come with the package.
+    minutes: of the evaluation on two cores; the trainings add theirs.
+    megabytes: what it leaves on the disk.
+    learned: the learned optimizers by name. Figures share those of one name.
+    panels: from left to right.
+    summarizes: whether a further row shows the final losses of all panels.
+  """
+
+  name: str
+  title: str
+  source: str
+  claim: str
+  needs: tuple[str, ...]
+  minutes: int
+  megabytes: int
+  learned: Mapping[str, Learned]
+  panels: tuple[Panel, ...]
+  summarizes: bool = False
+
+  @property
+  def all_minutes(self) -> int:
+    """Minutes of trainings and evaluation, if nothing is there yet."""
+    return self.minutes + sum(one.minutes for one in self.learned.values())
+
+
+def quick(figure: Figure) -> Figure:
+  """Returns a figure with the same parts, of which nothing can be concluded."""
+  learned = {
+    name: one._replace(stages=tuple(map(_quick_stage, one.stages[:1])))
+    for name, one in figure.learned.items()
+  }
+  panels = [
+    panel._replace(baselines=panel.baselines[-_QUICK_BASELINES:], **_QUICK_PANEL)
+    for panel in figure.panels
+  ]
+  return figure._replace(learned=learned, panels=tuple(panels))
+
+
+def _quick_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+  kept = {k: v for k, v in stage.items() if k not in ("curriculum", "patience")}
+  return {**kept, **_QUICK_TRAINING}

@@ -1,0 +1,169 @@
+"""The command l2l-reproduce, as a function of its settings."""
+
+from l2l_tf.runs import quiet  # noqa: F401 isort: skip
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import tqdm
+
+from l2l_tf import tables
+from l2l_tf.evaluation import panel_plots, plots, report
+from l2l_tf.evaluation.panel import Panel
+from l2l_tf.evaluation.runner import Curves
+from l2l_tf.optimizers import Optimizer
+from l2l_tf.pretraining import cards
+from l2l_tf.problems import Problem
+from l2l_tf.reproductions import FIGURES
+from l2l_tf.reproductions import figure as figures
+from l2l_tf.runs import flagfile, presets, training
+from l2l_tf.runs.settings import ReproductionSettings, TrainingSettings
+from l2l_tf.runs.training_run import OPTIMIZER
+from l2l_tf.storage import files
+
+_QUICK = "quick settings"
+
+Results = dict[str, dict[str, Curves]]  # by panel and optimizer
+
+
+def reproduce(settings: ReproductionSettings) -> int:
+  """Trains what is missing for a figure, evaluates, and leaves the figure.
+
+  Started again with the same settings, it goes on where it was stopped. It writes
+  `figure.png`, `curves.csv`, `table.txt` and `table.md`.
+
+  Returns:
+    The exit code: 0, or 128 plus the number of the signal that ended a training.
+
+  Raises:
+    DatasetUnavailableError: if data are missing; nothing has been trained then.
+    WriteError: if a result cannot be written.
+  """
+  # TensorFlow would warn of too many functions: there is one per panel and optimizer.
+  logging.getLogger("tensorflow").setLevel(logging.ERROR)
+  figure = FIGURES[settings.name]
+  if settings.quick:
+    figure = figures.quick(figure)
+  path = _directory(settings)
+  with files.writing(path):
+    path.mkdir(parents=True, exist_ok=True)
+    flags = flagfile.as_flagfile(dataclasses.asdict(settings))
+    files.write_text(path / "flags.txt", flags)
+  problems = {p.problem: presets.get(p.problem).make_problem() for p in figure.panels}
+  code = _train_missing(figure, path, settings.seed)
+  if code:
+    return code
+  results = _evaluate(figure, problems, path, settings.seed)
+  _write(figure, results, path, settings.quick)
+  return 0
+
+
+def _directory(settings: ReproductionSettings) -> pathlib.Path:
+  name = settings.name + ("_quick" if settings.quick else "")
+  return pathlib.Path(settings.save_path or "reproductions").expanduser() / name
+
+
+def _stage(path: pathlib.Path, name: str, number: int) -> pathlib.Path:
+  """Returns a stage's directory; figures of one save_path share their trainings."""
+  where = path if path.name.endswith("_quick") else path.parent
+  return where / "trainings" / name / str(number)
+
+
+def _train_missing(figure: figures.Figure, path: pathlib.Path, seed: int) -> int:
+  """Runs all stages of all trainings; those that are finished only say so."""
+  for name, learned in figure.learned.items():
+    for number, stage in enumerate(learned.stages, 1):
+      directory = _stage(path, name, number)
+      former = None if number == 1 else f"{_stage(path, name, number - 1) / OPTIMIZER}"
+      print(f"\nTraining {name!r}, stage {number} of {len(learned.stages)}")
+      given = {"seed": seed, "save_path": str(directory), "initial_path": former}
+      code = training.train(TrainingSettings(**stage, **given))
+      if code:
+        return code
+  return 0
+
+
+def _optimizer(figure: figures.Figure, name: str, path: pathlib.Path) -> Optimizer:
+  learned = figure.learned[name]
+  return cards.load(
+    learned.pretrained or _stage(path, name, len(learned.stages)) / OPTIMIZER
+  )
+
+
+def _evaluate(
+  figure: figures.Figure,
+  problems: Mapping[str, Problem],
+  path: pathlib.Path,
+  seed: int,
+) -> Results:
+  results: Results = {}
+  total = sum(len(p.learned) + len(p.baselines) for p in figure.panels)
+  with tqdm.tqdm(total=total, desc="Evaluating", unit="run", dynamic_ncols=True) as bar:
+    for shown in figure.panels:
+      panel = Panel(
+        shown.problem,
+        problems[shown.problem],
+        path / "evaluations" / files.name_of(shown.title),
+        shown.num_steps,
+        shown.num_draws,
+        shown.num_tuning_draws,
+        shown.rates_per_decade,
+        seed,
+      )
+      found = results[shown.title] = {}
+      for label, name in shown.learned.items():
+        bar.set_postfix_str(f"{label}: {shown.title}")
+        found[label] = panel.learned(label, _optimizer(figure, name, path))
+        bar.update()
+      for name in shown.baselines:
+        bar.set_postfix_str(f"tuning {name}: {shown.title}")
+        found[name] = panel.baseline(name)
+        bar.update()
+  return results
+
+
+def _write(
+  figure: figures.Figure, results: Results, path: pathlib.Path, is_quick: bool
+) -> None:
+  rows = _table(results)
+  text = f"{figure.title}\n\n{tables.aligned(rows, num_left=2, has_rule=True)}"
+  if is_quick:
+    text += f"\n\nMade with {_QUICK}: nothing can be concluded from it."
+  files.write_text(path / "table.txt", f"{text}\n")
+  files.write_text(path / "table.md", tables.markdown(rows))
+  files.write_csv(path / "curves.csv", _points(results))
+  shown = [
+    panel_plots.Plot(p.title, results[p.title], p.trained_steps) for p in figure.panels
+  ]
+  mark = _QUICK if is_quick else ""
+  title = f"{figure.title}\nAndrychowicz et al. 2016, {figure.source}"
+  picture = panel_plots.panels(shown, title, figure.summarizes, mark)
+  plots.save(picture, path / "figure.png")
+  print(f"\n{text}\n\nThe paper: {figure.claim}\nWritten to {path}/")
+
+
+def _table(results: Results) -> list[list[str]]:
+  """Returns the rows of the table, the lowest final loss of a panel first."""
+  rows = []
+  for panel, curves in results.items():
+    summary = report.summarize(curves)
+    for r in sorted(summary, key=lambda r: np.nan_to_num(r.final_loss, nan=np.inf)):
+      numbers = r.learning_rate, r.final_loss, (r.final_high - r.final_low) / 2
+      cells = [tables.number(x, 3) for x in (*numbers, r.ratio_to_best)]
+      held_out = [tables.number(x, 3) for x in r.held_out.values()]
+      names = [name.replace("_", " ") for name in r.held_out]
+      rows.append([panel, r.optimizer, *cells, *held_out])
+  header = ["panel", "optimizer", "rate", "final loss", "+/-", "to best baseline"]
+  return [[*header, *names], *rows]
+
+
+def _points(results: Results) -> list[list]:
+  points = [["panel", "optimizer", "step", "mean", "low", "high"]]
+  for panel, curves in results.items():
+    for name, c in curves.items():
+      for step, values in enumerate(zip(*report.mean_band(c.losses))):
+        points.append([panel, name, step, *(tables.number(v, 9) for v in values)])
+  return points

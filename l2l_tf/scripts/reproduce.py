@@ -1,0 +1,62 @@
+"""Makes a figure of the paper again: trains, evaluates, draws.
+
+  l2l-reproduce --list
+  l2l-reproduce transfer
+  l2l-reproduce transfer --quick
+
+Trains what the package does not bring, tunes the baselines, runs all of them on fresh
+tasks, and leaves figure.png, curves.csv, table.txt and table.md. Started again with the
+same flags, it goes on where it was stopped.
+
+Andrychowicz et al. 2016, https://arxiv.org/abs/1606.04474
+"""
+
+from absl import flags
+
+from l2l_tf import tables
+from l2l_tf.reproductions import FIGURES
+from l2l_tf.runs.settings import ReproductionSettings
+from l2l_tf.scripts import launch
+
+_LIST = flags.DEFINE_bool("list", False, "Show all figures and what each needs.")
+flags.DEFINE_enum(
+  "name", None, list(FIGURES), "Which figure; the name alone does, too."
+)
+flags.DEFINE_bool(
+  "quick",
+  False,
+  "Go through all of it in less than two minutes, with settings so small that nothing"
+  " can be concluded; the picture says so.",
+)
+flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
+flags.DEFINE_string(
+  "save_path",
+  None,
+  "Directory of all figures and their trainings; by default reproductions.",
+)
+
+
+def main() -> int:
+  if _LIST.value:
+    print(_listing())
+    return 0
+  if flags.FLAGS.name is None:
+    raise ValueError(f"Name a figure, one of {', '.join(FIGURES)}, or give --list.")
+  from l2l_tf.runs import reproduction  # imports TensorFlow, too slow for --help
+
+  given = launch.settings(ReproductionSettings, __name__, leave_out=("list",))
+  return reproduction.reproduce(given)
+
+
+def _listing() -> str:
+  rows = [["name", "figure", "needs", "minutes", "MB"]]
+  for figure in FIGURES.values():
+    needs = ", ".join(figure.needs) or "-"
+    sizes = f"{figure.all_minutes}", f"{figure.megabytes}"
+    rows.append([figure.name, f"{figure.title} ({figure.source})", needs, *sizes])
+  return tables.aligned(rows, num_left=3, has_rule=True)
+
+
+def run() -> None:
+  """The console command."""
+  launch.run(main, __name__, argument="name")
