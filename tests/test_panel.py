@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from l2l_tf import seeds
 from l2l_tf.evaluation import baselines, panel, quasi_newton, tuning
 from l2l_tf.evaluation.panel import LBFGS, Panel
 from l2l_tf.evaluation.runner import Runner
-from l2l_tf.optimizers import CoordinatewiseLSTM
-from l2l_tf.problems import Quadratic
+from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
+from l2l_tf.problems import Problem, Quadratic
 
 COUNTS = {"num_steps": 8, "num_draws": 2, "num_tuning_draws": 1, "rates_per_decade": 1}
 
@@ -80,6 +81,27 @@ def test_a_search_goes_on_while_the_best_rate_lies_at_an_end(
   curves = tuning.tune(problem(), same, (0.01, 0.1), *counts, most_further=2)
   assert tried == pytest.approx([0.01, 0.1, *further, selected])
   assert curves[1].learning_rate == pytest.approx(selected)
+
+
+def test_sizes_of_gradients_leave_out_zeros_and_are_read_again(tmp_path, monkeypatch):
+  class Bowl(Problem):
+    """(a^2 + 4 b^2 + 0 c) / 2 from (1, 1, 1)."""
+
+    def init(self, seed):
+      return [tf.ones([2]), tf.ones([1])], ()
+
+    def __call__(self, params, constants, seed):
+      (a, b), c = tf.unstack(params[0]), params[1]
+      return (a**2 + 4.0 * b**2) / 2 + tf.reduce_sum(0.0 * c)
+
+  opened = Panel("bowl", Bowl(), tmp_path, 3, 2, 1)
+  sizes = opened.gradient_sizes("LSTM", SGD(0.125))
+  a, b = 0.875 ** np.arange(3), 4 * 0.5 ** np.arange(3)  # gradients
+  assert sizes.shape == (3, 5)
+  np.testing.assert_allclose(sizes[:, 0], np.minimum(a, b), rtol=1e-6)
+  np.testing.assert_allclose(sizes[:, -1], np.maximum(a, b), rtol=1e-6)
+  monkeypatch.setattr("l2l_tf.evaluation.gradient_sizes.measure", None)
+  np.testing.assert_array_equal(opened.gradient_sizes("LSTM", SGD(0.125)), sizes)
 
 
 def test_lbfgs_reaches_the_least_squares_solution():

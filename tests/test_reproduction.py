@@ -36,6 +36,7 @@ TINY = Figure(
     Panel("x^2 + y^2", "simple_multi", {"learned": "linear"}, 4, None, 1, 1, 1, ()),
   ),
   summarizes=True,
+  traced="linear",
 )
 
 
@@ -76,6 +77,7 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
   before = (made / "table.txt").read_text()
   for done in ("_run", "_tuned"):
     monkeypatch.setattr(reproduction.Panel, done, None)
+  monkeypatch.setattr("l2l_tf.evaluation.gradient_sizes.measure", None)
   monkeypatch.setattr("l2l_tf.meta.trainer.MetaTrainer.train_episode", None)
   (made / "table.txt").unlink()
   assert make(made.parent) == 0
@@ -146,7 +148,9 @@ def curves(last, rate=None):
   return Curves(np.geomspace([1.0, 1.0], [last, 2 * last], 5, axis=1), {}, rate)
 
 
-def plot(**options):
+def plot(size=None, **options):
+  if size is not None:
+    options["sizes"] = np.full([4, 5], size) * np.float32([1, 2, 3, 4, 5])
   shown = {"LSTM": curves(0.1), "Adam": curves(0.2, 0.01), "SGD": curves(np.nan, 1.0)}
   return panel_plots.Plot("a net", shown, **options)
 
@@ -165,3 +169,11 @@ def test_a_picture_has_a_panel_for_each_problem_and_a_summary():
   assert [t.get_text() for t in summary.get_xticklabels()] == ["a net", "a net"]
   (legend,) = picture.legends
   assert [t.get_text() for t in legend.get_texts()] == ["LSTM", "Adam", "SGD"]
+
+
+def test_gradients_are_drawn_beside_those_of_training():
+  picture = panel_plots.panels([plot(size=1.0), plot(size=100.0)], "title")
+  _, _, first, second = picture.axes
+  medians = [[line.get_ydata()[0] for line in axes.lines] for axes in (first, second)]
+  assert medians == [[3.0, 3.0], [3.0, 300.0]]
+  assert first.get_ylim() == second.get_ylim()

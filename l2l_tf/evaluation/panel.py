@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from l2l_tf import seeds
-from l2l_tf.evaluation import baselines, quasi_newton, tuning
+from l2l_tf.evaluation import baselines, gradient_sizes, quasi_newton, tuning
 from l2l_tf.evaluation.runner import Curves, Runner
 from l2l_tf.meta import execution
 from l2l_tf.optimizers import Optimizer
@@ -23,6 +23,7 @@ from l2l_tf.problems import Problem
 from l2l_tf.storage import export, files
 
 LBFGS = "L-BFGS"
+_HELD_OUT = "held_out/"
 _MOST_FURTHER = 6  # rates beyond those of the grid
 
 
@@ -60,8 +61,18 @@ class Panel:
 
   def learned(self, name: str, optimizer: Optimizer) -> Curves:
     """Runs an optimizer untuned, or reads what an earlier process found."""
-    digest = hashlib.sha256(export.dumps(optimizer)).hexdigest()
-    return self._once(name, [digest], lambda: self._run(optimizer))
+    found = self._once(name, _digest(optimizer), lambda: _arrays(self._run(optimizer)))
+    return _curves(found)
+
+  def gradient_sizes(self, name: str, optimizer: Optimizer) -> np.ndarray:
+    """Returns what `gradient_sizes.measure` does, or reads what was found."""
+
+    def measure():
+      counts = self._num_steps, self._num_draws, self._seed
+      sizes = gradient_sizes.measure(self._problem, optimizer, *counts)
+      return {"sizes": sizes}
+
+    return self._once(f"gradients of {name}", _digest(optimizer), measure)["sizes"]
 
   def baseline(self, name: str) -> Curves:
     """Runs a baseline at its best learning rate, or reads what was found.
@@ -71,9 +82,10 @@ class Panel:
     """
     if name == LBFGS:
       counts = self._num_steps, self._num_draws, self._seed, seeds.EVALUATION
-      return self._once(name, [], lambda: quasi_newton.run(self._problem, *counts))
-    tuned = [self._num_tuning_draws, self._per_decade]
-    return self._once(name, tuned, lambda: self._tuned(name))
+      run, tuned = lambda: quasi_newton.run(self._problem, *counts), []
+    else:
+      run, tuned = lambda: self._tuned(name), [self._num_tuning_draws, self._per_decade]
+    return _curves(self._once(name, tuned, lambda: _arrays(run())))
 
   def _run(self, optimizer: Optimizer) -> Curves:
     compiled = execution.compiles_loop(self._problem, optimizer)
@@ -97,36 +109,40 @@ class Panel:
     )
     return tuned[self._num_steps]
 
-  def _once(self, name: str, depends_on: list, run: Callable[[], Curves]) -> Curves:
-    """Returns what is in the optimizer's file, or runs it and writes the file."""
+  def _once(
+    self, name: str, depends_on: list, run: Callable[[], dict[str, Any]]
+  ) -> dict[str, np.ndarray]:
+    """Returns the arrays in the file of that name, or runs and writes it."""
     path = self._directory / f"{files.name_of(name)}.npz"
     key = json.dumps([*self._conditions, *depends_on])
-    if path.exists() and (found := _read(path, key)) is not None:
-      return found
-    curves = run()
+    if path.exists():
+      with np.load(path, allow_pickle=False) as stored:
+        if str(stored["key"]) == key:
+          return dict(stored)
+    arrays, data = run(), io.BytesIO()
+    np.savez(data, key=key, **arrays)
     with files.writing(path):
       path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, key, curves)
-    return curves
+      files.write_atomically(path, data.getvalue())
+    return arrays
 
 
-def _write(path: pathlib.Path, key: str, curves: Curves) -> None:
-  arrays: dict[str, Any] = {"key": key, "losses": curves.losses}
-  if curves.learning_rate is not None:
-    arrays["learning_rate"] = curves.learning_rate
-  data = io.BytesIO()
-  np.savez(data, **arrays, **{f"held_out/{k}": v for k, v in curves.held_out.items()})
-  with files.writing(path):
-    files.write_atomically(path, data.getvalue())
+def _digest(optimizer: Optimizer) -> list[str]:
+  return [hashlib.sha256(export.dumps(optimizer)).hexdigest()]
 
 
-def _read(path: pathlib.Path, key: str) -> Curves | None:
-  """Reads what `_write` wrote; None if it was run under other conditions."""
-  with np.load(path, allow_pickle=False) as stored:
-    if str(stored["key"]) != key:
-      return None
-    held_out = {
-      k.removeprefix("held_out/"): stored[k] for k in stored if k.startswith("held_out")
-    }
-    rate = float(stored["learning_rate"]) if "learning_rate" in stored else None
-    return Curves(stored["losses"], held_out, rate)
+def _arrays(curves: Curves) -> dict[str, Any]:
+  held_out = {f"{_HELD_OUT}{name}": values for name, values in curves.held_out.items()}
+  is_tuned = curves.learning_rate is not None
+  rate = {"learning_rate": curves.learning_rate} if is_tuned else {}
+  return {"losses": curves.losses, **held_out, **rate}
+
+
+def _curves(arrays: dict[str, Any]) -> Curves:
+  held_out = {
+    name.removeprefix(_HELD_OUT): values
+    for name, values in arrays.items()
+    if name.startswith(_HELD_OUT)
+  }
+  rate = arrays.get("learning_rate")
+  return Curves(arrays["losses"], held_out, None if rate is None else float(rate))

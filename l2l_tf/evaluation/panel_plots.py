@@ -20,6 +20,7 @@ class Plot(NamedTuple):
   title: str
   curves: Mapping[str, Curves]  # learned optimizers first
   trained_steps: int | None = None  # where training ended, if a run goes beyond that
+  sizes: np.ndarray | None = None  # [num_steps, quantiles], of gradients
 
 
 def panels(
@@ -32,13 +33,13 @@ def panels(
   Args:
     plots: from left to right.
     title: above all of them.
-    summarizes: whether to draw a second row, the final losses on all problems.
+    summarizes: whether to draw a last row, the final losses on all problems.
     mark: printed across the figure, such as a warning.
 
   Returns:
     The figure; the caller saves it.
   """
-  rows = 2 if summarizes else 1
+  rows = 1 + (plots[0].sizes is not None) + summarizes
   size = max(_WIDTH * len(plots), 6.0), _HEIGHT * rows + 1.0
   figure = matplotlib.figure.Figure(size, dpi=130, layout="constrained")
   grid = figure.add_gridspec(rows, len(plots))
@@ -46,8 +47,10 @@ def panels(
   for column, plot in enumerate(plots):
     _draw(figure.add_subplot(grid[0, column]), plot, styles)
   figure.axes[0].set_ylabel("loss")
+  if plots[0].sizes is not None:
+    _draw_sizes(figure, grid[1, :], plots)
   if summarizes:
-    _draw_finals(figure.add_subplot(grid[1, :]), plots, styles)
+    _draw_finals(figure.add_subplot(grid[-1, :]), plots, styles)
   handles = [matplotlib.lines.Line2D([], [], label=k, **s) for k, s in styles.items()]
   options = {"ncols": min(len(handles), 2 * len(plots) + 1), "frameon": False}
   figure.legend(handles=handles, loc="outside lower center", **options)
@@ -92,6 +95,26 @@ def _draw(axes, plot: Plot, styles) -> None:
     axes.text(plot.trained_steps, 0.97, " trained up to here", va="top", **where)
   axes.grid(alpha=0.25)
   axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_sizes(figure, place, plots: Sequence[Plot]) -> None:
+  """Draws the gradients' sizes on each problem, beside those on the first one."""
+  row = place.subgridspec(1, len(plots)).subplots(sharey=True)
+  for axes, plot in zip(np.atleast_1d(row), plots, strict=True):
+    for sizes, color, label in [
+      (plots[0].sizes, "gray", "of training"),
+      (plot.sizes, "tab:blue", "here"),
+    ]:
+      low, *_, high = sizes.T
+      steps = np.arange(len(sizes))
+      axes.fill_between(steps, low, high, color=color, alpha=0.25, label=label)
+      axes.plot(steps, sizes[:, sizes.shape[1] // 2], color=color, linewidth=1.3)
+    axes.set(xlabel="step", yscale="log", xlim=(0, len(plot.sizes) - 1))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+  first = np.atleast_1d(row)[0]
+  first.set_ylabel("|gradient|, median and 5% to 95%")
+  first.legend(title="problem", loc="lower left", frameon=False, fontsize=8)
 
 
 def _draw_finals(axes, plots: Sequence[Plot], styles) -> None:

@@ -79,6 +79,8 @@ class Figure(NamedTuple):
     learned: the learned optimizers by name. Figures share those of one name.
     panels: from left to right.
     summarizes: whether a further row shows the final losses of all panels.
+    traced: the learned optimizer along whose trajectories a further row shows the
+      gradients' sizes; None for no such row.
   """
 
   name: str
@@ -91,6 +93,7 @@ class Figure(NamedTuple):
   learned: Mapping[str, Learned]
   panels: tuple[Panel, ...]
   summarizes: bool = False
+  traced: str | None = None
 
   @property
   def all_minutes(self) -> int:

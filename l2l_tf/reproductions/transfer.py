@@ -49,4 +49,5 @@ FIGURE = Figure(
     _panel("20 units, ReLU", "mnist_mlp(activation='relu')"),
   ),
   summarizes=True,
+  traced="mnist",
 )

@@ -27,6 +27,7 @@ from l2l_tf.storage import files
 _QUICK = "quick settings"
 
 Results = dict[str, dict[str, Curves]]  # by panel and optimizer
+Sizes = dict[str, np.ndarray]  # of gradients, by panel
 
 
 def reproduce(settings: ReproductionSettings) -> int:
@@ -56,8 +57,16 @@ def reproduce(settings: ReproductionSettings) -> int:
   code = _train_missing(figure, path, settings.seed)
   if code:
     return code
-  results = _evaluate(figure, problems, path, settings.seed)
-  _write(figure, results, path, settings.quick)
+  panels = _panels(figure, problems, path, settings.seed)
+  optimizers = {name: _optimizer(figure, name, path) for name in figure.learned}
+  results = _evaluate(figure, panels, optimizers)
+  sizes = {}
+  if (name := figure.traced) is not None:
+    sizes = {
+      title: panel.gradient_sizes(name, optimizers[name])
+      for title, panel in panels.items()
+    }
+  _write(figure, results, sizes, path, settings.quick)
   return 0
 
 
@@ -93,40 +102,55 @@ def _optimizer(figure: figures.Figure, name: str, path: pathlib.Path) -> Optimiz
   )
 
 
-def _evaluate(
+def _panels(
   figure: figures.Figure,
   problems: Mapping[str, Problem],
   path: pathlib.Path,
   seed: int,
+) -> dict[str, Panel]:
+  return {
+    p.title: Panel(
+      p.problem,
+      problems[p.problem],
+      path / "evaluations" / files.name_of(p.title),
+      p.num_steps,
+      p.num_draws,
+      p.num_tuning_draws,
+      p.rates_per_decade,
+      seed,
+    )
+    for p in figure.panels
+  }
+
+
+def _evaluate(
+  figure: figures.Figure,
+  panels: Mapping[str, Panel],
+  optimizers: Mapping[str, Optimizer],
 ) -> Results:
   results: Results = {}
   total = sum(len(p.learned) + len(p.baselines) for p in figure.panels)
   with tqdm.tqdm(total=total, desc="Evaluating", unit="run", dynamic_ncols=True) as bar:
     for shown in figure.panels:
-      panel = Panel(
-        shown.problem,
-        problems[shown.problem],
-        path / "evaluations" / files.name_of(shown.title),
-        shown.num_steps,
-        shown.num_draws,
-        shown.num_tuning_draws,
-        shown.rates_per_decade,
-        seed,
-      )
-      found = results[shown.title] = {}
+      panel, found = panels[shown.title], {}
       for label, name in shown.learned.items():
         bar.set_postfix_str(f"{label}: {shown.title}")
-        found[label] = panel.learned(label, _optimizer(figure, name, path))
+        found[label] = panel.learned(label, optimizers[name])
         bar.update()
       for name in shown.baselines:
         bar.set_postfix_str(f"tuning {name}: {shown.title}")
         found[name] = panel.baseline(name)
         bar.update()
+      results[shown.title] = found
   return results
 
 
 def _write(
-  figure: figures.Figure, results: Results, path: pathlib.Path, is_quick: bool
+  figure: figures.Figure,
+  results: Results,
+  sizes: Sizes,
+  path: pathlib.Path,
+  is_quick: bool,
 ) -> None:
   rows = _table(results)
   text = f"{figure.title}\n\n{tables.aligned(rows, num_left=2, has_rule=True)}"
@@ -136,7 +160,8 @@ def _write(
   files.write_text(path / "table.md", tables.markdown(rows))
   files.write_csv(path / "curves.csv", _points(results))
   shown = [
-    panel_plots.Plot(p.title, results[p.title], p.trained_steps) for p in figure.panels
+    panel_plots.Plot(p.title, results[p.title], p.trained_steps, sizes.get(p.title))
+    for p in figure.panels
   ]
   mark = _QUICK if is_quick else ""
   title = f"{figure.title}\nAndrychowicz et al. 2016, {figure.source}"
