@@ -23,6 +23,15 @@ def pytest_collection_finish():
     # as users do, keep it.
     off = {"disable_meta_optimizer": True}
     tensorflow.config.optimizer.set_experimental_options(off)
+    _record_one_stack_for_all_operations()
+
+
+def _record_one_stack_for_all_operations():
+  """Saves another tenth: TensorFlow notes where each operation was made, for errors."""
+  from tensorflow.python.util import tf_stack
+
+  stack = tf_stack.extract_stack()
+  tf_stack.extract_stack = lambda stacklevel=1: stack
 
 
 def pytest_collection_modifyitems(items):
