@@ -16,8 +16,9 @@ FIRST_TEST_LABELS = [7, 9, 4, 7, 0, 2, 6, 1, 3, 1, 3, 7]
 FIRST_TRAIN_LABELS = [2, 8, 2, 6, 6, 7, 1, 9, 8, 5, 2, 8]
 UNAVAILABLE = (
   r"^Could not download MNIST in .+ \(\w+: .+\); set TFDS_DATA_DIR to a folder in"
-  r" which tensorflow-datasets has prepared mnist, or run once with a network and a"
-  r" writable folder to download it\.$"
+  r" which tensorflow-datasets has prepared mnist, or get it once where there is a"
+  r" network and a writable folder: python -c \"import tensorflow_datasets as tfds;"
+  r" tfds\.load\('mnist'\)\"\.$"
 )
 
 

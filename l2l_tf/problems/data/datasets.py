@@ -349,7 +349,8 @@ def _load(name: str, **options: Any) -> Any:
     raise DatasetUnavailableError(
       f"Could not {action} {shown} in {where} ({type(error).__name__}: {reason}); set"
       f" TFDS_DATA_DIR to a folder in which tensorflow-datasets has prepared {name},"
-      " or run once with a network and a writable folder to download it."
+      " or get it once where there is a network and a writable folder:"
+      f" python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\"."
     ) from None
 
 
