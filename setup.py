@@ -24,6 +24,7 @@ setup(
     "importlib_resources>=6.4",  # tensorflow-datasets imports, but does not declare it
     "matplotlib>=3.9",
     "numpy>=1.26",
+    "pillow>=10.1",
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "tensorboard>=2.20,<3",  # tensorflow no longer brings it

@@ -34,6 +34,8 @@ _RESERVED = {
   "absl.flags": "l2l_tf.scripts",
   "argparse": "l2l_tf.scripts",
   "importlib": "l2l_tf.__init__",  # it would hide from this test what is imported
+  "PIL": "l2l_tf.problems.data",
+  "keras.applications": "l2l_tf.problems.data",
   "keras.datasets": "l2l_tf.problems.data",
   "sklearn.datasets": "l2l_tf.problems.data",
   "tensorflow_datasets": "l2l_tf.problems.data",

@@ -27,6 +27,7 @@ class Recipe(NamedTuple):
   stages: tuple[tuple[str, ...], ...]  # flags of l2l-train for each stage
   held_out: Tasks
   suite: Suite | None = None  # in place of stages
+  horizons: tuple[int, ...] = (100, 1000, 5000)  # after which it is compared
 
   def commands(self, directory: str, seed: int, extra: tuple[str, ...] = ()):
     """Returns the flags of every stage.
@@ -107,6 +108,17 @@ def _mnist():
   }
 
 
+def _neural_art():
+  from l2l_tf import problems
+
+  tests = lambda style, size: lambda: problems.neural_style("test", style, size)
+  return {
+    "starry night, 64 x 64": tests("starry_night", 64),
+    "great wave, 64 x 64": tests("great_wave", 64),
+    "starry night, 128 x 128": tests("starry_night", 128),
+  }
+
+
 _GENERAL_TASKS = (
   "34 small nets on digits, iris, wine, diabetes, text and synthetic classes: dense,"
   " convolutional, recurrent, attention, autoencoders, for 50 to 10,000 steps"
@@ -135,6 +147,12 @@ RECIPES: Mapping[str, Recipe] = {
       ),
     ),
     _mnist,
+  ),
+  "neural_art": Recipe(
+    "photographs painted as The Starry Night, 64 x 64 pixels, for 128 steps",
+    (("--problem=neural_art", "--evaluation_period=20"),),
+    _neural_art,
+    horizons=(32, 128),
   ),
   # 60 updates from a prototype's constants found those that this training starts
   # from, but for two. Small nets that memorise few examples speak for a rate that falls

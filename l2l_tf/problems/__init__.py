@@ -2,9 +2,10 @@
 
 from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.classification import MLP, ConvNet, digits_mlp, mnist_mlp
-from l2l_tf.problems.data import datasets
+from l2l_tf.problems.data import datasets, images, vgg
 from l2l_tf.problems.data.datasets import Dataset, DatasetUnavailableError, as_dataset
 from l2l_tf.problems.keras_model import KerasModel, keras_model
+from l2l_tf.problems.neural_style import NeuralStyle, neural_style
 from l2l_tf.problems.scaled import ScaledLoss, ScaledParameters
 from l2l_tf.problems.small_tasks import HELD_OUT_TASKS, small_classifiers
 from l2l_tf.problems.synthetic import (

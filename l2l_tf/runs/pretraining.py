@@ -114,7 +114,7 @@ def _compare(
   """Runs all optimizers on all held-out tasks, but for the results in `path`."""
   # TensorFlow would warn of too many functions: there is one per task and optimizer.
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
-  horizons = list(settings.horizons)
+  horizons = list(settings.horizons or recipe.horizons)
   counts = [settings.num_draws, settings.num_tuning_draws, settings.seed]
   tasks, names = recipe.held_out(), [cards.LEARNED, *baselines.CARD_BASELINES]
   done = _read(path, horizons, counts)

@@ -232,7 +232,7 @@ class PretrainingSettings:
   name: str = "general"
   seed: int = 0
   num_epochs: int | None = None  # in every stage; None: as the recipe says
-  horizons: tuple[int, ...] = (100, 1000, 5000)
+  horizons: tuple[int, ...] | None = None  # None: as the recipe says
   num_draws: int = 3
   num_tuning_draws: int = 1
   save_path: str | None = None

@@ -23,7 +23,9 @@ flags.DEFINE_integer(
   lower_bound=1,
 )
 flags.DEFINE_list(
-  "horizons", ["100", "1000", "5000"], "Numbers of steps after which to compare."
+  "horizons",
+  None,
+  "Numbers of steps after which to compare; by default as the recipe says.",
 )
 flags.DEFINE_integer(
   "num_draws", 3, "Draws of every held-out task that are reported.", lower_bound=1
@@ -48,7 +50,9 @@ flags.DEFINE_string(
 
 flags.register_validator(
   "horizons",
-  lambda steps: steps and all(s.isdecimal() and int(s) > 0 for s in steps),
+  lambda steps: (
+    steps is None or (steps and all(s.isdecimal() and int(s) > 0 for s in steps))
+  ),
   "it must be positive integers separated by commas, such as 100,1000",
 )
 

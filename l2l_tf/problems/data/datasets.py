@@ -339,7 +339,7 @@ def _load(name: str, **options: Any) -> Any:
       missing = not tfds.builder(name, data_dir=data_dir).is_prepared()
     action = "download" if missing else "read"
     if missing:
-      _require_reachable(_URLS[name])
+      require_reachable(_URLS[name])
     return tfds.load(name, data_dir=data_dir, download=missing, **options)
   # The exceptions for a broken folder, disk or network have no common base class.
   except Exception as error:
@@ -365,7 +365,7 @@ def _without_warnings():
     logger.removeFilter(only_errors)
 
 
-def _require_reachable(url: str) -> None:
+def require_reachable(url: str) -> None:
   """Tries the host once; tensorflow-datasets would retry it for minutes."""
   request = urllib.request.Request(url, method="HEAD")
   urllib.request.build_opener().open(request, timeout=_PROBE_SECONDS).close()
