@@ -88,7 +88,7 @@ class Ended:
   def __init__(self, code, out, err):
     self.code, self.out = code, out
     lines = err.replace("\r", "\n").splitlines()
-    bars = "Meta-training:", "Evaluating:"
+    bars = "Meta-training:", "Evaluating:", "Painting"
     self.bar = [line for line in lines if line.startswith(bars)]
     self.err = [line for line in lines if line.strip() and not line.startswith(bars)]
 

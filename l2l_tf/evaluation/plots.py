@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import pathlib
+from collections.abc import Mapping
 
 import matplotlib
 import matplotlib.figure
@@ -214,6 +215,30 @@ def diagnosis(
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     axes.legend(ncols=3, fontsize="small", frameon=False, **below)
   figure.suptitle(title, fontweight="bold", wrap=True)
+  return figure
+
+
+def pictures(panels: Mapping[str, np.ndarray]) -> matplotlib.figure.Figure:
+  """Draws pictures side by side.
+
+  Args:
+    panels: pictures, [height, width, 3], by the words below each.
+
+  Returns:
+    The figure; the caller saves it.
+  """
+  shapes = [picture.shape for picture in panels.values()]
+  widths = [width / height for height, width, _ in shapes]
+  figure = matplotlib.figure.Figure(
+    figsize=(3.2 * sum(widths), 3.8), dpi=120, layout="constrained"
+  )
+  row = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
+  for axes, (name, picture) in zip(row, panels.items(), strict=True):
+    axes.imshow(picture, interpolation="lanczos")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(name, fontsize=8)
   return figure
 
 

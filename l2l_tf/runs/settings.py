@@ -263,6 +263,21 @@ class ReproductionSettings:
   save_path: str | None = None  # None: reproductions/
 
 
+@dataclasses.dataclass(frozen=True)
+class StyleSettings:
+  """Settings of l2l-style."""
+
+  content: str
+  style: str
+  output: str
+  optimizer: str = "neural_art"
+  size: int = 256
+  steps: int = 128
+  seed: int = 0
+  compare: bool = False
+  imports: tuple[str, ...] = ()
+
+
 def check_baseline(text: str, may_be_registered: bool = False) -> None:
   """Raises ValueError unless a text is a baseline's name or an optimizer expression.
 

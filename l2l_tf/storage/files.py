@@ -2,11 +2,13 @@
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import pathlib
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -63,6 +65,20 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
   except BaseException:
     temporary.unlink()
     raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+  """Finds out, before any work is done, whether `write_atomically` could write a file.
+
+  Raises:
+    WriteError: if it could not.
+  """
+  path = pathlib.Path(path)
+  with writing(path):
+    if path.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.TemporaryFile(dir=path.parent):
+      pass
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
