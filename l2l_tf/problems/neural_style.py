@@ -21,7 +21,7 @@ from l2l_tf.problems.data import images, vgg
 _MEAN = (123.68, 116.779, 103.939)
 _UNIT = 64.0
 _WHITE = 255.0
-TERMS = (0.03, 1.0, 0.02)
+TERMS = (0.05, 1.0, 0.05)
 _STYLE_LAYERS = (1, 3, 6)  # the last convolution of each block
 _CONTENT_LAYER = 3
 _POOLED = (2, 4)  # convolutions with a pooling before them
@@ -41,12 +41,16 @@ class Target(NamedTuple):
 class NeuralStyle(Problem):
   """Paints a photograph in the style of a painting; theta is the picture.
 
-  f = alpha L_content + beta L_style + gamma L_reg over features of VGG-16. L_content
-  compares those of block2_conv2 with the photograph's, L_style the Gram matrices of the
-  last convolutions of the three blocks with the painting's. Both are squared errors
-  divided by the target's square, so that 1 is the cost of no features at all. L_reg is
-  the mean square of the differences between neighbouring pixels, in units of 64 grey
-  levels, about a photograph's standard deviation.
+  f = alpha L_content + beta L_style + gamma L_reg over features of VGG-16.
+
+  L_style is the squared difference between the picture's and the painting's Gram
+  matrices, divided by the square of the painting's, in the mean over the last
+  convolutions of the three blocks: 1 is the cost of no features at all. L_content is
+  the squared difference from the photograph's features of block2_conv2, divided by the
+  mean square of the painting's, as large as which they have to be in the end: divided
+  by the photograph's, which vary tenfold, pale photographs would outweigh the style.
+  L_reg is the mean square of the differences between neighbouring pixels, in units of
+  64 grey levels, about a photograph's standard deviation.
 
   A task is a random crop of a photograph, a painting, and noise to start from.
 
@@ -119,7 +123,10 @@ class NeuralStyle(Problem):
     levels = _WHITE * tf.sigmoid(theta)
     features = self._features(levels)
     with tf.name_scope("content"):
-      content = relative_error(features[_CONTENT_LAYER], constants.content)
+      power = tf.linalg.trace(constants.styles[_STYLE_LAYERS.index(_CONTENT_LAYER)])
+      square = tf.math.squared_difference(features[_CONTENT_LAYER], constants.content)
+      # The sum over channels, in the mean over places; so is the power.
+      content = tf.reduce_mean(tf.reduce_sum(square, axis=-1)) / (power + _TINY)
     with tf.name_scope("style"):
       pairs = zip(self._grams(features), constants.styles, strict=True)
       style = tf.add_n([relative_error(*pair) for pair in pairs]) / len(_STYLE_LAYERS)
@@ -254,7 +261,7 @@ def _weights(weights, dtype) -> list[tuple[tf.Tensor, tf.Tensor]]:
 
 
 def _checked_size(size: int | Sequence[int]) -> tuple[int, int]:
-  sides = (size, size) if isinstance(size, int) else tuple(size)
+  sides = tuple(size) if isinstance(size, Sequence) else (size, size)
   is_pair = len(sides) == 2 and all(isinstance(side, int) for side in sides)
   if not is_pair or min(sides) < images.SMALLEST:
     raise ValueError(
