@@ -26,7 +26,7 @@ _STYLE_LAYERS = (1, 3, 6)  # the last convolution of each block
 _CONTENT_LAYER = 3
 _POOLED = (2, 4)  # convolutions with a pooling before them
 _STYLE_SCALE = 2  # shorter sides of a painting for each longer side of the picture
-_DARKEST = 1.0 / 512.0  # half a grey level
+_START = 3.0  # standard deviation of theta_0
 _TINY = 1e-12  # keeps an error relative to zeros finite
 _LEAST = (images.SMALLEST, images.SMALLEST)
 
@@ -53,8 +53,10 @@ class NeuralStyle(Problem):
   64 grey levels, about a photograph's standard deviation.
 
   theta holds the logits of red, green and blue, so that no step leaves what a screen
-  can show. A task is a random part of a photograph, a painting, and white noise as the
-  start, every channel of every pixel uniform, as in Gatys et al.
+  can show. A task is a random part of a photograph, a painting, and the start, noise of
+  bright colours, theta_0 ~ N(0, 3^2). It lies far from any picture, and the nearer a
+  channel is to black or white, the smaller its gradients are: an optimizer has to find
+  the size of each coordinate's steps.
 
   The weights were chosen by looking at pictures after hundreds of steps of L-BFGS. With
   alpha = 0.05 photographs are recognised at once, while colours and strokes are the
@@ -116,8 +118,8 @@ class NeuralStyle(Problem):
     cut = self._cut(seeds.integers([], photograph, len(self._sizes)), crop)
     content = self._features(cut)[_CONTENT_LAYER]
     painting = seeds.integers([], painting, len(self._styles[0]))
-    noise = seeds.uniform([*self._shape, 3], start, self._dtype)
-    return [to_theta(noise)], Target(content, tuple(x[painting] for x in self._styles))
+    noise = seeds.normal([*self._shape, 3], start, _START, self._dtype)
+    return [noise], Target(content, tuple(x[painting] for x in self._styles))
 
   def __call__(self, params, constants, seed):
     del seed  # The whole picture is looked at in every step.
@@ -228,12 +230,6 @@ def neural_style(
   styles = [styles] if isinstance(styles, str) else styles
   styles = [images.painting(x) if isinstance(x, str) else x for x in styles]
   return NeuralStyle(contents, styles, size, weights, terms)
-
-
-def to_theta(levels: tf.Tensor) -> tf.Tensor:
-  """Maps red, green and blue in [0, 1] to theta; their logits, but never infinity."""
-  levels = tf.clip_by_value(levels, _DARKEST, 1.0 - _DARKEST)
-  return tf.math.log(levels) - tf.math.log1p(-levels)
 
 
 def to_picture(theta: tf.Tensor) -> np.ndarray:

@@ -104,10 +104,13 @@ PRESETS: Mapping[str, Preset] = {
     "neural_style",
     {},
     "a photograph painted as The Starry Night, 64 x 64",
-    optimizer="RNNprop",
-    num_epochs=200,
+    # The first steps have to bring noise of bright colours, some 6 units wide, to where
+    # its gradients are large; the time tells the LSTM when.
+    optimizer="RNNprop(output_scale=1.0,time_scales=(10,50))",
+    num_epochs=400,
     num_steps=128,
     unroll_length=32,
+    learning_rate=0.01,
     clip_norm=1.0,
     relative_loss=True,
     evaluation_epochs=4,
