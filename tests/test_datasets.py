@@ -10,6 +10,7 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 
+from l2l_tf.problems import benchmark_tasks
 from l2l_tf.problems.data import datasets
 
 FIRST_TEST_LABELS = [7, 9, 4, 7, 0, 2, 6, 1, 3, 1, 3, 7]
@@ -156,10 +157,53 @@ def test_mnist_is_the_real_one(mnist):
 
 def test_cifar10_has_the_same_number_of_every_class_nearly():
   data = loaded(datasets.cifar10)
-  assert data.train_images.shape == (20_000, 32, 32, 3)
+  assert data.train_images.shape[1:] == data.test_images.shape[1:] == (32, 32, 3)
   assert data.train_images.dtype == tf.uint8 and data.num_classes == 10
-  assert np.all(np.abs(np.bincount(data.train_labels) - 2000) < 150)
+  counts = np.bincount(data.train_labels) / len(data.train_labels)
+  assert np.all(np.abs(counts - 0.1) < 0.0075)
   assert len(set(map(bytes, data.train_images[:1000].numpy()))) == 1000
+
+
+def test_the_benchmark_takes_the_first_20_000_of_cifar10():
+  data = loaded(datasets.cifar10)
+  (x, y), (x_test, y_test) = benchmark_tasks._cifar()
+  assert x.shape == (20_000, 16, 16, 3) and x_test.shape == (1000, 16, 16, 3)
+  np.testing.assert_array_equal(y, data.train_labels[:20_000])
+  np.testing.assert_array_equal(y_test, data.test_labels[:1000])
+
+
+def test_some_labels_keep_their_examples_and_are_numbered_in_the_order_given():
+  rng = np.random.default_rng(0)
+  images, labels = rng.random([40, 3]).astype(np.float32), np.arange(40) * 7 % 5
+  whole = datasets.as_dataset(images[:30], labels[:30], images[30:], labels[30:])
+  chosen = [4, 0, 2]
+  data = datasets.with_labels(whole, chosen)
+  assert data.num_classes == 3
+  for found, number, given, old in [
+    (data.train_images, data.train_labels, images[:30], labels[:30]),
+    (data.test_images, data.test_labels, images[30:], labels[30:]),
+  ]:
+    expected = [
+      (x.tobytes(), chosen.index(y)) for x, y in zip(given, old) if y in chosen
+    ]
+    assert pairs(found, number) == expected
+
+
+@pytest.mark.parametrize(
+  "labels, message",
+  [
+    ([], r"got labels=\[\]; give at least two different ones\."),
+    ([3], r"got labels=\[3\]; give at least two different ones\."),
+    ([1, 2, 1], r"got labels=\[1, 2, 1\]; give at least two different ones\."),
+    ([0, 10, -1], r"no examples of -1, 10; there are some of 0, 1, .*, 9\."),
+    ([0, 1.5], r"got labels=\[0, 1\.5\]; they must be class numbers\."),
+    ("cats", r"got labels='cats'; they must be class numbers\."),
+    (7, r"got labels=7; they must be class numbers\."),
+  ],
+)
+def test_labels_that_cannot_be_kept_are_refused_in_one_sentence(labels, message):
+  with pytest.raises(ValueError, match=message):
+    datasets.with_labels(datasets.digits(), labels)
 
 
 def test_omniglot_s_alphabets_are_white_strokes_on_black():

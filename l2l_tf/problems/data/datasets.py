@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import urllib.request
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,6 @@ _URLS = {  # of a file of each data set, tried before a download
     "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip"
   ),
 }
-_NUM_CIFAR = 20_000  # train images that are used
 _OMNIGLOT_PIXELS = 28  # of a side
 _PROBE_SECONDS = 5
 
@@ -184,9 +184,11 @@ def mnist() -> Dataset:
 
 @functools.lru_cache(maxsize=1)
 def cifar10() -> Dataset:
-  """Returns 20,000 of CIFAR-10's train images, and its test images, 32 x 32 x 3.
+  """Returns CIFAR-10, colour images of 32 x 32 pixels, through tensorflow-datasets.
 
-  uint8 in 0..255, of ten classes; read, and downloaded if missing, as `mnist` is.
+  There are 50,000 train and 10,000 held-out images, uint8 in 0..255, of ten classes:
+  all that are prepared, which may be fewer. They are read, and downloaded if missing,
+  as `mnist` is.
 
   Krizhevsky 2009, https://www.tensorflow.org/datasets/catalog/cifar10
 
@@ -196,8 +198,7 @@ def cifar10() -> Dataset:
   with tf.init_scope():
     splits = _load("cifar10", batch_size=-1)
   train, test = splits["train"], splits["test"]
-  images, labels = train["image"][:_NUM_CIFAR], train["label"][:_NUM_CIFAR]
-  return as_dataset(images, labels, test["image"], test["label"])
+  return as_dataset(train["image"], train["label"], test["image"], test["label"])
 
 
 @functools.lru_cache(maxsize=1)
@@ -327,6 +328,51 @@ def as_dataset(train_images, train_labels, test_images, test_labels) -> Dataset:
       f" shapes {labels[0]} and {labels[1]}; it needs one label for each image."
     )
   return data
+
+
+def with_labels(dataset: Dataset, labels: Sequence[int]) -> Dataset:
+  """Returns the examples of some classes alone, numbered from zero.
+
+  >>> data = with_labels(problems.datasets.digits(), labels=[3, 7])
+  >>> data.num_classes, len(data.test_labels)
+  (2, 77)
+
+  Args:
+    dataset: examples of at least two classes.
+    labels: the classes to keep; the first becomes class 0, the second class 1.
+
+  Raises:
+    ValueError: for fewer than two labels, one that is given twice, or one of which a
+      split has no examples.
+  """
+  is_list = isinstance(labels, (list, tuple, range))
+  if not is_list or not all(isinstance(x, (int, np.integer)) for x in labels):
+    raise ValueError(f"with_labels got labels={labels!r}; they must be class numbers.")
+  labels = list(map(int, labels))
+  if len(labels) < 2 or len(set(labels)) < len(labels):
+    raise ValueError(
+      f"with_labels got labels={labels}; give at least two different ones."
+    )
+  splits = [_only(*dataset[:2], labels), _only(*dataset[2:], labels)]
+  return as_dataset(*splits[0], *splits[1])
+
+
+def _only(examples, numbers, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the examples with one of the labels, and its place among these."""
+  with tf.init_scope():
+    numbers = np.asarray(numbers)
+    found = np.unique(numbers)
+    missing = sorted({*labels} - {*found.tolist()})
+    if missing:
+      raise ValueError(
+        f"with_labels got labels={list(labels)}, but there are no examples of"
+        f" {', '.join(map(str, missing))}; there are some of"
+        f" {', '.join(map(str, found))}."
+      )
+    kept = np.isin(numbers, labels)
+    order = np.argsort(labels)
+    places = order[np.searchsorted(labels, numbers[kept], sorter=order)]
+    return np.asarray(examples)[kept], places
 
 
 def _load(name: str, **options: Any) -> Any:
