@@ -182,6 +182,46 @@ def test_a_partition_may_hold_a_partition():
     np.testing.assert_allclose(u, -rate * g, rtol=1e-6)
 
 
+def test_parameters_may_be_told_later_and_then_nothing_else_differs():
+  routes = lambda: [
+    (Where(rank=4), KernelwiseLSTM((3, 3), layers=(3,))),
+    (Where(role="bias"), CoordinatewiseLSTM(layers=(2,))),
+    (Where("[dt]*e", role="variable"), GeneralRule(None)),
+    (Where("dense/kernel"), Momentum(0.1)),
+  ]
+  told = Partition(routes(), PARAMETERS)
+  open_to_any = Partition(routes())
+  view = open_to_any.with_parameters(PARAMETERS)
+  assert view.coupling == told.coupling and view.reads == told.reads
+  for x, y in zip(told.get_phi(), view.get_phi(), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert [id(v) for v in view.variables] == [id(v) for v in open_to_any.variables]
+  grads, results = normal(), []
+  for optimizer in (told, view):
+    state = optimizer.initial_state(grads)
+    results.append(optimizer(grads, state, params=grads)[0])
+  for x, y in zip(*results, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_parameters_that_are_known_stay_and_open_ones_are_exported_as_such():
+  routes = [(Where(rank=2), SGD(0.1)), (Where(rank=1), SGD(0.2))]
+  known = Partition(routes, PARAMETERS[2:4])
+  assert known.with_parameters(PARAMETERS[:2]) is known
+  loaded = export.loads(export.dumps(Partition(routes)))
+  for parameters in (PARAMETERS[2:4], PARAMETERS[2:4][::-1]):
+    grads = normal(0, parameters)
+    view = loaded.with_parameters(parameters)
+    updates, _ = view(grads, view.initial_state(grads))
+    for p, g, u in zip(parameters, grads, updates):
+      np.testing.assert_allclose(u, -(0.1 if p.rank == 2 else 0.2) * g)
+
+
+def test_a_call_before_the_parameters_are_told_says_how_to_tell_them():
+  with pytest.raises(ValueError, match="got 5 params before it was told what they are"):
+    Partition([(Where(), SGD(0.1))]).initial_state(normal())
+
+
 def test_a_problem_describes_the_parameters():
   problem = problems.Quadratic(batch_size=2, num_dims=3)
   optimizer = Partition([(Where("theta"), SGD(0.5))], problem.parameters())

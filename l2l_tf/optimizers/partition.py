@@ -4,6 +4,7 @@ Andrychowicz et al. 2016, section 3.3: one LSTM optimizes the convolutional laye
 another the fully connected ones. https://arxiv.org/abs/1606.04474
 """
 
+import copy
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
@@ -50,16 +51,14 @@ class Where:
 class Partition(base.Optimizer):
   """Routes each parameter to one of several optimizers, which updates it.
 
-  >>> problem = digits_mlp()
   >>> routes = [(Where(role="kernel"), RNNprop()), (Where(role="bias"), Adam(0.01))]
-  >>> optimizer = Partition(routes, problem.parameters())
-  >>> trainer = MetaTrainer(problem, optimizer)
+  >>> trainer = MetaTrainer(digits_mlp(), Partition(routes))
   """
 
   def __init__(
     self,
     routes: Sequence[tuple[Predicate, base.Optimizer]],
-    parameters: Sequence[Parameter | tuple[str, Sequence[int], str]],
+    parameters: Sequence[Parameter | tuple[str, Sequence[int], str]] | None = None,
   ):
     """Assigns each parameter, by its position, to the route that selects it.
 
@@ -67,7 +66,9 @@ class Partition(base.Optimizer):
       routes: pairs of a predicate and the optimizer of the parameters that it
         selects. Only registered predicates, such as `Where`, can be exported.
       parameters: the optimizee's parameters, from `Problem.parameters()`; or, as in
-        an exported file, triples of path, shape and role.
+        an exported file, triples of path, shape and role. By default they are left
+        open: training, evaluation and Keras say them, by `with_parameters`, and the
+        optimizer fits any model whose parameters its predicates tell apart.
 
     Raises:
       ValueError: for a parameter that no route or more than one route selects, a
@@ -75,24 +76,48 @@ class Partition(base.Optimizer):
     """
     super().__init__()
     _check_routes(routes)
-    asked = [p if hasattr(p, "path") else _Parameter(*p) for p in parameters]
-    owners = [[i for i, (selects, _) in enumerate(routes) if selects(p)] for p in asked]
-    self._parameters = [_Parameter(p.path, tuple(p.shape), p.role) for p in asked]
-    _check_owners(owners, self._parameters, len(routes))
     self._predicates = [predicate for predicate, _ in routes]
+    self._members = [member for _, member in routes]
+    self._parameters: list[_Parameter] | None = None
+    self._given = parameters is not None
+    if parameters is not None:
+      self._assign(parameters)
+
+  def _assign(
+    self, parameters: Sequence[Parameter | tuple[str, Sequence[int], str]]
+  ) -> None:
+    asked = [p if hasattr(p, "path") else _Parameter(*p) for p in parameters]
+    owners = [
+      [i for i, selects in enumerate(self._predicates) if selects(p)] for p in asked
+    ]
+    self._parameters = [_Parameter(p.path, tuple(p.shape), p.role) for p in asked]
+    _check_owners(owners, self._parameters, len(self._members))
     self._indices = [
-      [k for k, owner in enumerate(owners) if owner == [i]] for i in range(len(routes))
+      [k for k, owner in enumerate(owners) if owner == [i]]
+      for i in range(len(self._members))
     ]
     self._members = [
       member.with_parameters(_select(self._parameters, indices))
-      for (_, member), indices in zip(routes, self._indices)
+      for member, indices in zip(self._members, self._indices)
     ]
+
+  @property
+  def distinguishes_parameters(self) -> bool:
+    return not self._given
+
+  def with_parameters(self, parameters):
+    """Returns this optimizer for a model, unless it was made for one."""
+    if self._given:
+      return self
+    view = copy.copy(self)
+    view._assign(parameters)
+    return view
 
   @property
   def config(self) -> dict[str, Any]:
     return {
       "routes": list(zip(self._predicates, self._members)),
-      "parameters": list(self._parameters),
+      "parameters": list(self._parameters) if self._given else None,
     }
 
   def initial_state(self, params):
@@ -192,6 +217,12 @@ class Partition(base.Optimizer):
 
   def _check(self, what: str, tensors: Sequence[tf.Tensor]) -> None:
     advice = "build a Partition with the parameters of the problem it optimizes."
+    if self._parameters is None:
+      raise ValueError(
+        f"Partition got {len(tensors)} {what} before it was told what they are; call"
+        " its with_parameters with the problem's parameters(), or give these to its"
+        " constructor."
+      )
     if len(tensors) != len(self._parameters):
       raise ValueError(
         f"Partition got {len(tensors)} {what} for {len(self._parameters)}"
