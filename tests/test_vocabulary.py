@@ -46,7 +46,13 @@ def test_functions_that_make_problems_are_listed():
   functions = {
     k for k in listing("problem") if inspect.isfunction(getattr(problems, k))
   }
-  assert functions == {"digits_mlp", "mnist_mlp", "quadratics", "small_classifiers"}
+  assert functions == {
+    "cifar10_conv",
+    "digits_mlp",
+    "mnist_mlp",
+    "quadratics",
+    "small_classifiers",
+  }
 
 
 @pytest.mark.parametrize("kind, name", [(k, n) for k in KINDS for n in listing(k)])

@@ -1,6 +1,7 @@
 """Distributions of optimization tasks, as callables that return losses."""
 
 from l2l_tf.problems.base import Parameter, Problem
+from l2l_tf.problems.cifar import cifar10_conv
 from l2l_tf.problems.classification import MLP, ConvNet, digits_mlp, mnist_mlp
 from l2l_tf.problems.data import datasets, images, vgg
 from l2l_tf.problems.data.datasets import Dataset, DatasetUnavailableError, as_dataset
