@@ -59,6 +59,10 @@ _LINEAR = {
   "evaluation_epochs": 1,
   "num_draws": 1,
 }
+# Two LSTMs, one for the convolutions and one for the dense layers, as in the paper.
+_BY_LAYER = "Partition([(Where('convolution*'), {0}), (Where('dense*'), {0})])".format(
+  "RNNprop(time_scales=(10, 100, 1000))"
+)
 _SINGLE_TASKS = {"evaluation_epochs": 32, "num_draws": 64}
 
 PRESETS: Mapping[str, Preset] = {
@@ -115,6 +119,19 @@ PRESETS: Mapping[str, Preset] = {
     relative_loss=True,
     evaluation_epochs=4,
     num_draws=16,
+  ),
+  "cifar10": Preset(
+    "cifar10_conv",
+    {},
+    "CIFAR-10, the paper's convolutional net, by two LSTMs",
+    optimizer=_BY_LAYER,
+    num_epochs=30,
+    num_steps=1000,
+    unroll_length=20,
+    clip_norm=1.0,
+    relative_loss=True,
+    evaluation_epochs=1,
+    num_draws=3,
   ),
   "general": Preset(
     "small_classifiers",
