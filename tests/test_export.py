@@ -57,6 +57,7 @@ EVERY = [
   lambda: CoordinatewiseLSTM((), "identity", dtype="float16"),
   lambda: RNNprop((3, 2), 0.8, 0.9, 1e-9, 0.2, (10, 1e3), seed=6, dtype="float64"),
   lambda: RNNprop((2,), initializer="zeros", dtype="bfloat16"),
+  lambda: RNNprop((2,), block=3),
   lambda: GeneralRule(4),
   lambda: GeneralRule(None, [0.5] * 20),
   lambda: KernelwiseLSTM((3, 2), (2,), "log_and_sign", 0.5, seed=1),

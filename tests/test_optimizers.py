@@ -64,6 +64,7 @@ TABLE = {
   "coordinatewise linear": (lambda: CoordinatewiseLSTM((), "clamp"), SHAPES),
   "rnnprop": (lambda: RNNprop((3, 2)), SHAPES),
   "rnnprop with time": (lambda: RNNprop((2,), time_scales=(1, 10)), SHAPES),
+  "rnnprop with blocks": (lambda: RNNprop((2,), time_scales=(10,), block=2), SHAPES),
   "kernelwise": (lambda: KernelwiseLSTM((3, 2), layers=(2,)), FILTERS),
   "general rule": (GeneralRule, SHAPES),
   "general rule without blocks": (lambda: GeneralRule(block=None), MIXED),

@@ -5,9 +5,10 @@ import tensorflow as tf
 from l2l_tf import seeds
 from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT, TruncatedBPTT
-from l2l_tf.optimizers import RNNprop
+from l2l_tf.optimizers import COORDINATE, TENSOR, RNNprop
 from l2l_tf.optimizers.lstm import backprop
-from l2l_tf.problems import Problem, Quadratic
+from l2l_tf.optimizers.orthogonal import orthogonalized
+from l2l_tf.problems import Parameter, Problem, Quadratic
 
 DOUBLE = {"dtype": "float64"}
 SEED = seeds.make(0, seeds.TRAINING, 0)
@@ -74,6 +75,48 @@ def test_equals_a_numpy_rederivation_of_20_steps(time_scales):
       variables, grads[:, i, j], **settings, scale=0.2, time_scales=time_scales
     )
     np.testing.assert_allclose(updates[:, i, j], expected, rtol=1e-10)
+
+
+def test_with_blocks_it_also_reads_the_orthogonalised_momenta_of_kernels():
+  shapes = [(3, 3, 2, 4), (6,), (5, 4)]
+  optimizer = RNNprop((), output_scale=2.0, block=3, **DOUBLE)
+  _, w = optimizer.trainable_variables
+  assert w.shape == (3, 1)
+  w.assign([[0.0], [0.0], [0.1]])  # The output is that input, times 0.1.
+  state = optimizer.initial_state([tf.zeros(s, tf.float64) for s in shapes])
+  momenta, squares = ([np.zeros(s) for s in shapes] for _ in range(2))
+  for t in range(1, 4):
+    grads = [gradients(1, s, seed=t)[0] for s in shapes]
+    updates, state = optimizer([tf.constant(g) for g in grads], state)
+    momenta = [0.95 * m + 0.05 * g for m, g in zip(momenta, grads)]
+    squares = [0.95 * v + 0.05 * g**2 for v, g in zip(squares, grads)]
+    expected = [
+      orthogonalized(tf.reshape(m, [-1, m.shape[-1]]), 3).numpy().reshape(m.shape)
+      if m.ndim > 1
+      else m / np.sqrt(v)
+      for m, v in zip(momenta, squares)
+    ]
+    expected[1] /= np.sqrt(1 - 0.95**t)  # Both averages are corrected for their bias.
+    for u, x in zip(updates, expected):
+      np.testing.assert_allclose(u, 2.0 * np.tanh(0.1 * x), rtol=1e-6)
+
+
+def test_with_blocks_a_path_tells_what_a_tensor_is():
+  optimizer = RNNprop((2,), block=2)
+  told = optimizer.with_parameters([Parameter("embedding/embeddings", (4, 3), "x")])
+  plain, grads = RNNprop((2,)), [tf.constant(gradients(1, [4, 3], 1, np.float32)[0])]
+  assert optimizer.coupling == TENSOR and plain.coupling == COORDINATE
+  inputs = told._read(grads, told.initial_state(grads))[0]
+  np.testing.assert_array_equal(inputs[2], inputs[0])
+  inputs = optimizer._read(grads, optimizer.initial_state(grads))[0]
+  assert not np.allclose(inputs[2], inputs[0])
+  assert plain.with_parameters([]) is plain
+
+
+@pytest.mark.parametrize("block", [0, -1, 1.5])
+def test_a_block_without_rows_is_refused(block):
+  with pytest.raises(ValueError, match=f"block={block}; a block has at least one row"):
+    RNNprop(block=block)
 
 
 def test_the_features_are_bounded_whatever_the_gradients():

@@ -4,6 +4,7 @@ Lv, Jiang and Li 2017, "Learning Gradient Descent: Better Generalization and Lon
 Horizons", section 4. https://arxiv.org/abs/1703.03633
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from l2l_tf import registry
 from l2l_tf.optimizers import base, coordinatewise
 from l2l_tf.optimizers.hand_designed import adam_moments
 from l2l_tf.optimizers.lstm import backprop, network
-from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS
+from l2l_tf.optimizers.orthogonal import orthogonalized
+from l2l_tf.optimizers.parameters import Parameter, Role, role
+from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS, TENSOR, Coupling
 
 # Its square is still a normal number in float32.
 _MIN_EPSILON = 1e-18
@@ -52,6 +55,25 @@ def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
   return first_hat / root, grad / root, first, second
 
 
+def orthogonal_features(normalized, first, roles: Sequence[Role], block: int):
+  """The momenta of kernels, orthogonalised in blocks; what is no kernel, as normalized.
+
+  Args:
+    normalized: m_hat / sqrt(v_hat) of all coordinates, [1, N].
+    first: m, whose scale does not matter, [1, N].
+    roles: of the tensors that the coordinates belong to, in their order.
+    block: rows of a block.
+
+  Returns:
+    [1, N]; of a kernel, root mean square 1.
+  """
+  sizes = [math.prod(r.shape) for r in roles]
+  parts = zip(roles, *(tf.split(x, sizes, axis=1) for x in (normalized, first)))
+  matrix = lambda r, m: orthogonalized(tf.reshape(m, r.matrix), block)
+  rows = [tf.reshape(matrix(r, m), [1, -1]) if r.is_kernel else x for r, x, m in parts]
+  return tf.concat(rows, axis=1)
+
+
 def time_features(step, scales):
   """tanh(t / s - 1) for each scale s; Metz et al. 2022, arxiv.org/abs/2203.11860."""
   return tf.tanh(step / tf.constant(scales, step.dtype) - 1.0)
@@ -69,6 +91,7 @@ class _Inputs:
   beta_2: float
   epsilon: float
   time_scales: tuple[float, ...]
+  block: int | None
   dtype: tf.DType  # of the inputs
 
   @property
@@ -77,19 +100,23 @@ class _Inputs:
 
   @property
   def num_features(self) -> int:
-    return 2 + len(self.time_scales)
+    return 2 + (self.block is not None) + len(self.time_scales)
 
   def initial(self, size: int) -> Moments:
     zeros = tf.zeros([1, size], self.moments_dtype)
     return Moments(zeros, zeros, tf.zeros([], tf.int32))
 
-  def step(self, grads: tf.Tensor, moments: Moments) -> tuple[tf.Tensor, Moments]:
-    """Maps gradients [1, N] to inputs [features, N]."""
+  def step(
+    self, grads: tf.Tensor, moments: Moments, roles: Sequence[Role] = ()
+  ) -> tuple[tf.Tensor, Moments]:
+    """Maps gradients [1, N] to inputs [features, N]; `roles` are for the blocks."""
     step = moments.step + 1
     t = tf.cast(step, grads.dtype)
     *features, first, second = normalize(
       grads, *moments[:2], t, self.beta_1, self.beta_2, self.epsilon
     )
+    if self.block is not None:
+      features.append(orthogonal_features(features[0], first, roles, self.block))
     if self.time_scales:
       time = time_features(t, self.time_scales)[:, tf.newaxis]
       features.append(tf.broadcast_to(time, [len(self.time_scales), grads.shape[1]]))
@@ -122,6 +149,9 @@ class RNNprop(base.Optimizer):
   The paper's fully connected layer with ELU before the LSTM is left out: the input
   weights and non-linearities of the first layer's gates take its place.
 
+  With `block`, the LSTM also reads, for kernels, m_hat orthogonalised as in
+  `GeneralRule`: what a coordinate's gradient says beside those of its kernel.
+
   >>> optimizer = RNNprop(output_scale=0.1)
   >>> grads = [tf.constant([1e-6, 1.0, 1e6])]
   >>> updates, state = optimizer(grads, optimizer.initial_state(grads))
@@ -129,7 +159,6 @@ class RNNprop(base.Optimizer):
   True
   """
 
-  coupling = COORDINATE
   reads = {GRADIENTS}
 
   def __init__(
@@ -143,6 +172,7 @@ class RNNprop(base.Optimizer):
     initializer: str = "truncated_normal",
     seed: int = 0,
     dtype: str = "float32",
+    block: int | None = None,
   ):
     """Initializes the weights.
 
@@ -163,13 +193,15 @@ class RNNprop(base.Optimizer):
       seed: seed of the initial weights.
       dtype: type of the weights and the LSTM's state, as a string; the moments are kept
         in float32 if that is more precise.
+      block: rows (or columns, whichever are fewer) of a kernel that are orthogonalised
+        together; by default there is no such input.
 
     Raises:
       ValueError: for a number out of range or an unknown name.
     """
     super().__init__()
     self._dtype = coordinatewise.check_dtype(dtype)
-    _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales)
+    _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales, block)
     time_scales = tuple(time_scales)
     self._config = {
       "layers": coordinatewise.check_layers(layers),
@@ -181,9 +213,11 @@ class RNNprop(base.Optimizer):
       "initializer": initializer,
       "seed": seed,
       "dtype": self._dtype.name,
+      "block": block,
     }
+    self._roles: list[Role] | None = None
     self._output_scale = output_scale
-    self._inputs = _Inputs(beta_1, beta_2, epsilon, time_scales, self._dtype)
+    self._inputs = _Inputs(beta_1, beta_2, epsilon, time_scales, block, self._dtype)
     self._network = network.DeepLSTM(
       self._inputs.num_features, 1, layers, initializer, seed, self._dtype
     )
@@ -192,8 +226,23 @@ class RNNprop(base.Optimizer):
   def config(self) -> dict[str, Any]:
     return dict(self._config)
 
+  @property
+  def coupling(self) -> Coupling:
+    return COORDINATE if self._inputs.block is None else TENSOR
+
+  @property
+  def distinguishes_parameters(self) -> bool:
+    return self._inputs.block is not None
+
+  def with_parameters(self, parameters: Sequence[Parameter]) -> "RNNprop":
+    if not self.distinguishes_parameters:
+      return self
+    view = copy.copy(self)
+    view._roles = [role(p.shape, p.path) for p in parameters]
+    return view
+
   def initial_state(self, params):
-    size = self.record(params).shape[1]
+    size = self._flat(params).shape[1]
     return RNNpropState(self._inputs.initial(size), self._network.initial_state(size))
 
   def __call__(self, grads, state, params=None, loss=None):
@@ -206,11 +255,11 @@ class RNNprop(base.Optimizer):
     return updates, RNNpropState(moments, lstm)
 
   def record(self, grads):
-    coordinatewise.check_not_empty(self, grads)
-    precise = [tf.cast(g, self._inputs.moments_dtype) for g in grads]
-    return coordinatewise.to_coordinates(precise)
+    return list(grads) if self.distinguishes_parameters else self._flat(grads)
 
   def sequence_gradient(self, recorded, state, loss_weights):
+    if self.distinguishes_parameters:
+      return super().sequence_gradient(recorded, state, loss_weights)
     gradient = backprop.gradient(
       self._network.weights,
       self._inputs,
@@ -228,10 +277,22 @@ class RNNprop(base.Optimizer):
 
   def _read(self, grads, state):
     with tf.name_scope("preprocess"):
-      return self._inputs.step(self.record(grads), state.moments)
+      return self._inputs.step(self._flat(grads), state.moments, self._of(grads))
+
+  def _flat(self, grads):
+    """Returns all coordinates as [1, N], as precise as the moments."""
+    coordinatewise.check_not_empty(self, grads)
+    precise = [tf.cast(g, self._inputs.moments_dtype) for g in grads]
+    return coordinatewise.to_coordinates(precise)
+
+  def _of(self, tensors) -> list[Role]:
+    shapes = [tuple(x.shape) for x in tensors]
+    if self._roles is not None and [r.shape for r in self._roles] == shapes:
+      return self._roles
+    return [role(shape) for shape in shapes]
 
 
-def _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales) -> None:
+def _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales, block) -> None:
   if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
     raise ValueError(
       f"RNNprop got beta_1={beta_1} and beta_2={beta_2}; both must lie in [0, 1)."
@@ -245,3 +306,5 @@ def _check_numbers(beta_1, beta_2, epsilon, output_scale, time_scales) -> None:
       f"time_scales={time_scales!r} must be positive, finite numbers of steps, e.g."
       " (10, 100, 1000)."
     )
+  if block is not None and (not isinstance(block, int) or block < 1):
+    raise ValueError(f"RNNprop got block={block!r}; a block has at least one row.")
