@@ -1,12 +1,15 @@
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2l_tf import problems
+from l2l_tf import MetaTrainer, problems, seeds
+from l2l_tf.evaluation.runner import Runner
+from l2l_tf.keras import LearnedOptimizer
 from l2l_tf.optimizers import (
   SGD,
   Adam,
@@ -215,6 +218,20 @@ def test_parameters_that_are_known_stay_and_open_ones_are_exported_as_such():
     updates, _ = view(grads, view.initial_state(grads))
     for p, g, u in zip(parameters, grads, updates):
       np.testing.assert_allclose(u, -(0.1 if p.rank == 2 else 0.2) * g)
+
+
+def test_training_evaluation_and_keras_tell_it_the_parameters():
+  routes = [(Where(rank=2), CoordinatewiseLSTM(())), (Where(rank=1), SGD(0.1))]
+  optimizer, problem = Partition(routes), problems.digits_mlp((3,), batch_size=4)
+  before = [v.numpy() for v in optimizer.trainable_variables]
+  MetaTrainer(problem, optimizer, num_steps=2, unroll_length=2).train_episode(0)
+  after = optimizer.trainable_variables
+  assert any(np.any(x != y) for x, y in zip(before, after, strict=True))
+  curves = Runner(problem, optimizer, 2)(0, seeds.EVALUATION, 1)
+  assert np.isfinite(curves.losses).all()
+  kernel, bias = keras.Variable(np.ones([2, 3])), keras.Variable(np.ones([3]))
+  LearnedOptimizer(optimizer).apply([tf.ones([2, 3]), tf.ones([3])], [kernel, bias])
+  np.testing.assert_allclose(bias, 0.9 * np.ones([3]))
 
 
 def test_a_call_before_the_parameters_are_told_says_how_to_tell_them():

@@ -83,6 +83,7 @@ def test_an_optimizer_of_any_depth_is_made():
   text = f"Partition({routes}, [('w', (2, 3), 'kernel'), ('b', (3,), 'bias')])"
   members = build(text, "optimizer")
   assert isinstance(members, optimizers.Partition)
+  assert build(f"Partition({routes})", "optimizer").distinguishes_parameters
 
 
 def test_a_meta_gradient_takes_weights_by_name_or_number():
