@@ -22,6 +22,7 @@ from l2l_tf.optimizers.traits import COORDINATE, GRADIENTS, TENSOR, Coupling
 
 # Its square is still a normal number in float32.
 _MIN_EPSILON = 1e-18
+_RAW = 1.0 / 3.0  # the gradient's share in what is orthogonalised, as in `GeneralRule`
 
 
 class Moments(NamedTuple):
@@ -55,12 +56,12 @@ def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
   return first_hat / root, grad / root, first, second
 
 
-def orthogonal_features(normalized, first, roles: Sequence[Role], block: int):
+def orthogonal_features(normalized, momentum, roles: Sequence[Role], block: int):
   """The momenta of kernels, orthogonalised in blocks; what is no kernel, as normalized.
 
   Args:
     normalized: m_hat / sqrt(v_hat) of all coordinates, [1, N].
-    first: m, whose scale does not matter, [1, N].
+    momentum: of the same coordinates; its scale does not matter.
     roles: of the tensors that the coordinates belong to, in their order.
     block: rows of a block.
 
@@ -68,7 +69,7 @@ def orthogonal_features(normalized, first, roles: Sequence[Role], block: int):
     [1, N]; of a kernel, root mean square 1.
   """
   sizes = [math.prod(r.shape) for r in roles]
-  parts = zip(roles, *(tf.split(x, sizes, axis=1) for x in (normalized, first)))
+  parts = zip(roles, *(tf.split(x, sizes, axis=1) for x in (normalized, momentum)))
   matrix = lambda r, m: orthogonalized(tf.reshape(m, r.matrix), block)
   rows = [tf.reshape(matrix(r, m), [1, -1]) if r.is_kernel else x for r, x, m in parts]
   return tf.concat(rows, axis=1)
@@ -116,7 +117,9 @@ class _Inputs:
       grads, *moments[:2], t, self.beta_1, self.beta_2, self.epsilon
     )
     if self.block is not None:
-      features.append(orthogonal_features(features[0], first, roles, self.block))
+      first_hat = first / (1.0 - self.beta_1**t)
+      momentum = (1.0 - _RAW) * first_hat + _RAW * grads
+      features.append(orthogonal_features(features[0], momentum, roles, self.block))
     if self.time_scales:
       time = time_features(t, self.time_scales)[:, tf.newaxis]
       features.append(tf.broadcast_to(time, [len(self.time_scales), grads.shape[1]]))
@@ -149,8 +152,9 @@ class RNNprop(base.Optimizer):
   The paper's fully connected layer with ELU before the LSTM is left out: the input
   weights and non-linearities of the first layer's gates take its place.
 
-  With `block`, the LSTM also reads, for kernels, m_hat orthogonalised as in
-  `GeneralRule`: what a coordinate's gradient says beside those of its kernel.
+  With `block`, the LSTM also reads, for kernels, the momentum (2 m_hat + g) / 3,
+  orthogonalised as in `GeneralRule`: what a coordinate's gradient says beside those of
+  its kernel.
 
   >>> optimizer = RNNprop(output_scale=0.1)
   >>> grads = [tf.constant([1e-6, 1.0, 1e6])]

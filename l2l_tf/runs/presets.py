@@ -60,8 +60,8 @@ _LINEAR = {
   "num_draws": 1,
 }
 # Two LSTMs, one for the convolutions and one for the dense layers, as in the paper.
-# They read orthogonalised momenta, short ones, and how far 1,000 steps have come.
-_LSTM = "RNNprop(beta_1=0.6, output_scale=0.02, time_scales=(10, 100, 1000), block=32)"
+# They read orthogonalised momenta, and how far 1,000 steps have come.
+_LSTM = "RNNprop(beta_1=0.85, output_scale=0.02, time_scales=(10, 100, 1000), block=32)"
 _BY_LAYER = f"Partition([(Where('convolution*'), {_LSTM}), (Where('dense*'), {_LSTM})])"
 _SINGLE_TASKS = {"evaluation_epochs": 32, "num_draws": 64}
 
