@@ -5,7 +5,7 @@ import functools
 import io
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.figure
@@ -218,27 +218,27 @@ def diagnosis(
   return figure
 
 
-def pictures(panels: Mapping[str, np.ndarray]) -> matplotlib.figure.Figure:
-  """Draws pictures side by side.
+def pictures(rows: Sequence[Mapping[str, np.ndarray]]) -> matplotlib.figure.Figure:
+  """Draws pictures side by side, row below row.
 
   Args:
-    panels: pictures, [height, width, 3], by the words below each.
+    rows: each has equally many pictures, [height, width, 3], by the words below them.
 
   Returns:
     The figure; the caller saves it.
   """
-  shapes = [picture.shape for picture in panels.values()]
+  shapes = [picture.shape for picture in rows[0].values()]
   widths = [width / height for height, width, _ in shapes]
-  figure = matplotlib.figure.Figure(
-    figsize=(3.2 * sum(widths), 3.8), dpi=120, layout="constrained"
-  )
-  row = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
-  for axes, (name, picture) in zip(row, panels.items(), strict=True):
-    axes.imshow(picture, interpolation="lanczos")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(name, fontsize=8)
+  size = 3.2 * sum(widths), 3.8 * len(rows)
+  figure = matplotlib.figure.Figure(figsize=size, dpi=120, layout="constrained")
+  grid = figure.subplots(len(rows), len(widths), width_ratios=widths, squeeze=False)
+  for line, row in zip(grid, rows, strict=True):
+    for axes, (name, picture) in zip(line, row.items(), strict=True):
+      axes.imshow(picture, interpolation="lanczos")
+      axes.set_xticks([])
+      axes.set_yticks([])
+      axes.spines[:].set_visible(False)
+      axes.set_xlabel(name, fontsize=8)
   return figure
 
 

@@ -103,7 +103,7 @@ class NeuralStyle(Problem):
     self._crops = crops
     self._dtype = dtype
     contents = _checked_pictures("contents", contents, self._shape if crops else _LEAST)
-    styles = _checked_pictures("styles", styles, _LEAST)
+    self.paintings = styles = _checked_pictures("styles", styles, _LEAST)
     with tf.init_scope():
       self._weights = _weights(vgg.vgg16() if weights is None else weights, dtype)
       # Of several sizes; a graph takes them as one input, of bytes.
@@ -120,6 +120,12 @@ class NeuralStyle(Problem):
     painting = seeds.integers([], painting, len(self._styles[0]))
     noise = seeds.normal([*self._shape, 3], start, _START, self._dtype)
     return [noise], Target(content, tuple(x[painting] for x in self._styles))
+
+  def photograph(self, seed: tf.Tensor) -> np.ndarray:
+    """Returns the photograph, or its part, that `init` draws; uint8, [h, w, 3]."""
+    photograph, crop, *_ = seeds.split(seed, 4)
+    cut = self._cut(seeds.integers([], photograph, len(self._sizes)), crop)
+    return tf.cast(tf.round(cut), tf.uint8).numpy()
 
   def __call__(self, params, constants, seed):
     del seed  # The whole picture is looked at in every step.

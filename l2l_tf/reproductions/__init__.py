@@ -1,8 +1,14 @@
 """The paper's figures: what each shows, and how it is made again."""
 
-from l2l_tf.reproductions import mnist, quadratics, transfer
+from l2l_tf.reproductions import cifar, mnist, quadratics, transfer
 
 # In the paper's order.
 FIGURES = {
-  figure.name: figure for figure in (quadratics.FIGURE, mnist.FIGURE, transfer.FIGURE)
+  figure.name: figure
+  for figure in (
+    quadratics.FIGURE,
+    mnist.FIGURE,
+    transfer.FIGURE,
+    cifar.FIGURE,
+  )
 }

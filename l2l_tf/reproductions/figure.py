@@ -81,6 +81,7 @@ class Figure(NamedTuple):
     summarizes: whether a further row shows the final losses of all panels.
     traced: the learned optimizer along whose trajectories a further row shows the
       gradients' sizes; None for no such row.
+    gallery: pictures of each panel that are painted to be looked at.
   """
 
   name: str
@@ -94,6 +95,7 @@ class Figure(NamedTuple):
   panels: tuple[Panel, ...]
   summarizes: bool = False
   traced: str | None = None
+  gallery: int = 0
 
   @property
   def all_minutes(self) -> int:
@@ -111,7 +113,8 @@ def quick(figure: Figure) -> Figure:
     panel._replace(baselines=panel.baselines[-_QUICK_BASELINES:], **_QUICK_PANEL)
     for panel in figure.panels
   ]
-  return figure._replace(learned=learned, panels=tuple(panels))
+  gallery = min(figure.gallery, 1)
+  return figure._replace(learned=learned, panels=tuple(panels), gallery=gallery)
 
 
 def _quick_stage(stage: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tqdm
 
 from l2l_tf import tables
 from l2l_tf.evaluation import panel_plots, plots, report
+from l2l_tf.evaluation.baselines import BASELINES
 from l2l_tf.evaluation.panel import Panel
 from l2l_tf.evaluation.runner import Curves
 from l2l_tf.optimizers import Optimizer
@@ -19,12 +20,13 @@ from l2l_tf.pretraining import cards
 from l2l_tf.problems import Problem
 from l2l_tf.reproductions import FIGURES
 from l2l_tf.reproductions import figure as figures
-from l2l_tf.runs import flagfile, presets, training
+from l2l_tf.runs import flagfile, gallery, presets, training
 from l2l_tf.runs.settings import ReproductionSettings, TrainingSettings
 from l2l_tf.runs.training_run import OPTIMIZER
 from l2l_tf.storage import files
 
 _QUICK = "quick settings"
+_SHOWN = "Adam"  # the baseline in galleries
 
 Results = dict[str, dict[str, Curves]]  # by panel and optimizer
 Sizes = dict[str, np.ndarray]  # of gradients, by panel
@@ -34,7 +36,7 @@ def reproduce(settings: ReproductionSettings) -> int:
   """Trains what is missing for a figure, evaluates, and leaves the figure.
 
   Started again with the same settings, it goes on where it was stopped. It writes
-  `figure.png`, `curves.csv`, `table.txt` and `table.md`.
+  `figure.png`, `curves.csv`, `table.txt`, `table.md`, and `gallery.png` of pictures.
 
   Returns:
     The exit code: 0, or 128 plus the number of the signal that ended a training.
@@ -67,7 +69,21 @@ def reproduce(settings: ReproductionSettings) -> int:
       for title, panel in panels.items()
     }
   _write(figure, results, sizes, path, settings.quick)
+  if figure.gallery:
+    _hang(figure, problems, optimizers, results, path, settings.seed)
   return 0
+
+
+def _hang(figure, problems, optimizers, results: Results, path, seed: int) -> None:
+  """Draws the gallery: what the learned optimizers and tuned Adam have painted."""
+  shown = {}
+  for panel in figure.panels:
+    found = {label: optimizers[name] for label, name in panel.learned.items()}
+    rate = results[panel.title][_SHOWN].learning_rate
+    shown[panel.title] = {**found, _SHOWN: BASELINES[_SHOWN](rate)}
+  titled = {panel.title: problems[panel.problem] for panel in figure.panels}
+  counts = figure.panels[0].num_steps, figure.gallery
+  plots.save(gallery.draw(titled, shown, *counts, seed), path / "gallery.png")
 
 
 def _directory(settings: ReproductionSettings) -> pathlib.Path:

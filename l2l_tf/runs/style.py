@@ -97,15 +97,17 @@ class Painter:
     steps: int,
     seed: int = 0,
     progress: Callable[[float], None] = lambda loss: None,
+    draw: int = 0,
   ) -> Painted:
     """Optimizes a picture, step by step.
 
     Args:
       steps: to take.
-      seed: names the task, and the noise that it starts from.
+      seed: names the tasks, and the noise that they start from.
       progress: called with the loss after every step.
+      draw: number of the task.
     """
-    key = seeds.make(seed, seeds.EVALUATION, 0)
+    key = seeds.make(seed, seeds.EVALUATION, draw)
     task, params = unroll_lib.draw(self._problem, key)
     running = self._arranged(params)
     carry = unroll_lib.begin(self._problem, running, task, params, _EVALUATE, steps)
@@ -144,7 +146,7 @@ def _compare(problem, content, painting, painted, settings, output):
   for name, result in everything.items():
     shown[f"{name}\n{_sentence(result)}"] = result.picture
   path = output.with_name(f"{output.stem}_compare{output.suffix}")
-  plots.save(plots.pictures(shown), path)
+  plots.save(plots.pictures([shown]), path)
   rows = [["optimizer", "loss"]]
   rows += [[n, tables.number(_last(x), 3)] for n, x in everything.items()]
   print(f"{tables.aligned(rows)}\nSide by side: {path}")
