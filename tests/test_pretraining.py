@@ -155,7 +155,7 @@ def test_the_stages_of_a_recipe_are_flags_that_l2l_train_takes(name):
 
 def test_every_recipe_is_for_a_problem_with_a_plain_name():
   assert list(pretraining.RECIPES) == [
-    "quadratic", "mnist_mlp", "neural_art", "general", "general_fast", "general_lstm"
+    "quadratic", "mnist_mlp", "general", "general_fast", "general_lstm", "neural_art"
   ]  # fmt: skip
   for name, recipe in RECIPES.items():
     assert bool(recipe.stages) == (recipe.suite is None)
