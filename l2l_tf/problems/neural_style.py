@@ -219,6 +219,11 @@ def neural_style(
 ) -> NeuralStyle:
   """Returns a `NeuralStyle` on pictures of the directory that L2L_PHOTOS names.
 
+  >>> photograph = problems.datasets.photograph()
+  >>> problem = neural_style([photograph], [photograph], 16, vgg.untrained())
+  >>> params, target = problem.init(tf.constant([0, 1]))
+  >>> content, style, smoothness = problem.parts(params, target)
+
   Args:
     contents: a split of the photographs, "train", "validation" or "test", see
       `images.photographs`; or arrays, as for `NeuralStyle`.

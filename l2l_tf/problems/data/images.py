@@ -44,8 +44,8 @@ def read(path: str | os.PathLike[str], smallest: int = SMALLEST) -> np.ndarray:
   becomes RGB, 16 bits become 8; of an animation, the first picture is taken.
 
   >>> with open("a.png", "wb") as file:
-  ...   _ = file.write(encode(np.zeros([20, 30, 3], np.uint8)))
-  >>> read("a.png").shape
+  ...   _ = file.write(images.encode(np.zeros([20, 30, 3], np.uint8)))
+  >>> images.read("a.png").shape
   (20, 30, 3)
 
   Args:
@@ -166,7 +166,7 @@ def _folder(name: str, command: str, least: int) -> pathlib.Path:
 def fitted(picture: np.ndarray, longest: int) -> np.ndarray:
   """Resizes a picture so that its longer side has `longest` pixels.
 
-  >>> fitted(np.zeros([100, 200, 3], np.uint8), 64).shape
+  >>> images.fitted(np.zeros([100, 200, 3], np.uint8), 64).shape
   (32, 64, 3)
   """
   height, width, _ = picture.shape
@@ -177,7 +177,7 @@ def fitted(picture: np.ndarray, longest: int) -> np.ndarray:
 def resized(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray:
   """Resizes a picture to (height, width), by Lanczos' filter.
 
-  >>> resized(np.zeros([100, 200, 3], np.uint8), (10, 15)).shape
+  >>> images.resized(np.zeros([100, 200, 3], np.uint8), (10, 15)).shape
   (10, 15, 3)
   """
   height, width = shape
@@ -188,7 +188,7 @@ def resized(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def encode(picture: np.ndarray, suffix: str = ".png") -> bytes:
   """Returns a picture as the bytes of a file.
 
-  >>> encode(np.zeros([2, 3, 3], np.uint8))[1:4]
+  >>> images.encode(np.zeros([2, 3, 3], np.uint8))[1:4]
   b'PNG'
 
   Args:

@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Convolution, ...]:
 def untrained(filters: Sequence[int] = (8, 16, 32), seed: int = 0):
   """Returns random weights of a network of the same form, for examples and tests.
 
-  >>> [weights.kernel.shape for weights in untrained((2, 3, 4))][:3]
+  >>> [weights.kernel.shape for weights in vgg.untrained((2, 3, 4))][:3]
   [(3, 3, 3, 2), (3, 3, 2, 2), (3, 3, 2, 3)]
 
   Args:
