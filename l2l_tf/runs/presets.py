@@ -110,7 +110,7 @@ PRESETS: Mapping[str, Preset] = {
     "a photograph painted as The Starry Night, 64 x 64",
     # The first steps have to bring noise of bright colours, some 6 units wide, to where
     # its gradients are large; the time tells the LSTM when.
-    optimizer="RNNprop(output_scale=1.0,time_scales=(10,50))",
+    optimizer="RNNprop(output_scale=1.0, time_scales=(10, 50))",
     num_epochs=400,
     num_steps=128,
     unroll_length=32,
