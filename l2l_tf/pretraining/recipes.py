@@ -167,7 +167,7 @@ RECIPES: Mapping[str, Recipe] = {
   ),
   "neural_art": Recipe(
     "photographs painted as The Starry Night, 64 x 64 pixels, for 128 steps",
-    (("--problem=neural_art", "--evaluation_period=20"),),
+    (("--problem=neural_art", "--evaluation_period=40"),),
     _neural_art,
     horizons=(32, 128),
   ),

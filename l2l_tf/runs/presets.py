@@ -111,7 +111,7 @@ PRESETS: Mapping[str, Preset] = {
     # The first steps have to bring noise of bright colours, some 6 units wide, to where
     # its gradients are large; the time tells the LSTM when.
     optimizer="RNNprop(output_scale=1.0, time_scales=(10, 50))",
-    num_epochs=400,
+    num_epochs=240,
     num_steps=128,
     unroll_length=32,
     learning_rate=0.01,
