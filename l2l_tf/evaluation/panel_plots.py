@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import matplotlib
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 
 from l2l_tf.evaluation import report
@@ -12,6 +13,7 @@ from l2l_tf.evaluation.runner import Curves
 
 _COLORS = matplotlib.colormaps["tab10"].colors
 _WIDTH, _HEIGHT = 3.7, 3.6  # of a panel, in inches
+_FEW_DECADES = 10**1.5
 
 
 class Plot(NamedTuple):
@@ -93,8 +95,18 @@ def _draw(axes, plot: Plot, styles) -> None:
     axes.axvline(plot.trained_steps, color="gray", linewidth=0.9, linestyle=":")
     where = {"transform": axes.get_xaxis_transform(), "fontsize": 8, "color": "gray"}
     axes.text(plot.trained_steps, 0.97, " trained up to here", va="top", **where)
+  _plain_numbers(axes)
   axes.grid(alpha=0.25)
   axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain_numbers(axes) -> None:
+  """Labels a logarithmic axis as 0.3, and between the decades if there are few."""
+  low, high = axes.get_ylim()
+  axes.yaxis.set_major_formatter("{x:g}")
+  is_short = high / low < _FEW_DECADES
+  none = matplotlib.ticker.NullFormatter()
+  axes.yaxis.set_minor_formatter("{x:g}" if is_short else none)
 
 
 def _draw_sizes(figure, place, plots: Sequence[Plot]) -> None:
@@ -135,5 +147,6 @@ def _draw_finals(axes, plots: Sequence[Plot], styles) -> None:
   axes.set_xticks(range(len(plots)), [plot.title for plot in plots])
   label, limits = "loss after the last step", (-0.5, len(plots) - 0.5)
   axes.set(yscale="log", ylabel=label, xlim=limits)
+  _plain_numbers(axes)
   axes.grid(alpha=0.25, axis="y", which="both")
   axes.spines[["top", "right"]].set_visible(False)
