@@ -10,7 +10,7 @@ from l2l_tf.meta.gradients import EvolutionStrategies, TruncatedBPTT
 from l2l_tf.meta.imitation import Imitation, imitating
 from l2l_tf.meta.objective import MetaObjective, mean_loss
 from l2l_tf.meta.trainer import MetaTrainer
-from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, Optimizer
+from l2l_tf.optimizers import SGD, Adam, CoordinatewiseLSTM, GeneralRule, Optimizer
 from l2l_tf.problems import Quadratic
 
 _SEED = seeds.make(0, seeds.TRAINING, 0)
@@ -161,3 +161,10 @@ def test_flags_say_what_is_imitated(forks, tmp_path):
   assert ended.code == 0, ended.err
   flagfile = (tmp_path / "run" / "flags.txt").read_text()
   assert "--imitation=Adam\n" in flagfile and "--imitation_weight=1.0\n" in flagfile
+
+
+def test_a_teacher_with_a_schedule_is_told_the_number_of_steps():
+  learner = imitating(Rate(), Imitation(GeneralRule(None)))
+  _, carry = unroll.start(Quadratic(2, 3), learner, _SEED, total_steps=30)
+  assert learner.has_horizon and int(carry.state.teacher.total_steps) == 30
+  assert not imitating(Rate(), Imitation(Adam(0.1))).has_horizon

@@ -104,6 +104,10 @@ class Imitating(Wrapper):
     states = self.inner.initial_state(params), self.teacher.initial_state(params)
     return Imitated(*states, tf.zeros([], tf.float64))
 
+  @property
+  def has_horizon(self):
+    return self.inner.has_horizon or self.teacher.has_horizon
+
   def with_total_steps(self, state, total_steps):
     return state._replace(
       own=self.inner.with_total_steps(state.own, total_steps),
