@@ -59,10 +59,14 @@ _LINEAR = {
   "evaluation_epochs": 1,
   "num_draws": 1,
 }
-# Two LSTMs, one for the convolutions and one for the dense layers, as in the paper.
-# They read orthogonalised momenta, and how far 1,000 steps have come.
-_LSTM = "RNNprop(beta_1=0.85, output_scale=0.02, time_scales=(10, 100, 1000), block=32)"
-_BY_LAYER = f"Partition([(Where('convolution*'), {_LSTM}), (Where('dense*'), {_LSTM})])"
+# As in the paper, one LSTM for the convolutions and one for the dense layers; and one
+# for all offsets and biases, which take larger steps than kernels. The LSTMs know how
+# far 1,000 steps have come, and those of kernels read orthogonalised momenta.
+_LSTM = "RNNprop(beta_1=0.85, output_scale=0.02, time_scales=(10, 100, 1000){})"
+_BY_LAYER = (
+  "Partition([(Where('convolution*', rank=4), {0}), (Where('dense*', rank=2), {0}),"
+  " (Where(rank=1), {1})])".format(_LSTM.format(", block=32"), _LSTM.format(""))
+)
 _SINGLE_TASKS = {"evaluation_epochs": 32, "num_draws": 64}
 
 PRESETS: Mapping[str, Preset] = {
