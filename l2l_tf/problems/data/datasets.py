@@ -333,9 +333,9 @@ def as_dataset(train_images, train_labels, test_images, test_labels) -> Dataset:
 def with_labels(dataset: Dataset, labels: Sequence[int]) -> Dataset:
   """Returns the examples of some classes alone, numbered from zero.
 
-  >>> data = with_labels(problems.datasets.digits(), labels=[3, 7])
+  >>> data = problems.datasets.with_labels(problems.datasets.digits(), [3, 7])
   >>> data.num_classes, len(data.test_labels)
-  (2, 77)
+  (2, 73)
 
   Args:
     dataset: examples of at least two classes.
