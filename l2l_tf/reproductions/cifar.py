@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from l2l_tf.reproductions.figure import Figure, Learned, Panel
 
 _FIVE, _TWO = (0, 1, 2, 3, 4), (3, 5)  # the labels of CIFAR-5 and of CIFAR-2
-# For convolutions and dense layers alike, which the preset moves by two of them.
-_LSTM = "RNNprop(beta_1=0.85, output_scale=0.02, time_scales=(10, 100, 1000), block=32)"
+# Those of the preset, which has one for convolutions, one for dense layers, and one for
+# offsets and biases, which nothing is orthogonalised of.
+_PLAIN = "RNNprop(beta_1=0.85, output_scale=0.02, time_scales=(10, 100, 1000))"
+_LSTM = _PLAIN.replace("))", "), block=32)")
 _KERNELS = "KernelwiseLSTM((5, 5), preprocess='log_and_sign', output_scale=0.02)"
 _KERNELWISE = (
-  f"Partition([(Where(rank=4), {_KERNELS}), (Where('convolution*', rank=1), {_LSTM}),"
-  f" (Where('dense*'), {_LSTM})])"
+  f"Partition([(Where(rank=4), {_KERNELS}), (Where('dense*', rank=2), {_LSTM}),"
+  f" (Where(rank=1), {_PLAIN})])"
 )
 _BASELINES = ("momentum", "Nesterov", "RMSprop", "Adam")
 
