@@ -1,6 +1,6 @@
 """The paper's figures: what each shows, and how it is made again."""
 
-from l2l_tf.reproductions import cifar, mnist, quadratics, transfer
+from l2l_tf.reproductions import cifar, mnist, neural_art, quadratics, transfer
 
 # In the paper's order.
 FIGURES = {
@@ -10,5 +10,6 @@ FIGURES = {
     mnist.FIGURE,
     transfer.FIGURE,
     cifar.FIGURE,
+    neural_art.FIGURE,
   )
 }

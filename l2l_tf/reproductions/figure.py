@@ -7,7 +7,7 @@ without importing TensorFlow.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-BASELINES = ("SGD", "Nesterov", "RMSprop", "Adam")  # those of the paper's figures
+BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adam")
 _QUICK_BASELINES = 2
 # Too little to learn anything: what runs is all that a figure needs.
 _QUICK_TRAINING = {
@@ -18,6 +18,7 @@ _QUICK_TRAINING = {
 }
 _QUICK_PANEL = {
   "num_steps": 20,
+  "trained_steps": None,
   "num_draws": 2,
   "num_tuning_draws": 1,
   "rates_per_decade": 1,

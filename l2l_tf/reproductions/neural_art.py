@@ -1,0 +1,32 @@
+"""Photographs painted in the style of a painting."""
+
+from l2l_tf.reproductions.figure import Figure, Learned, Panel
+
+_BASELINES = ("momentum", "RMSprop", "Adam", "L-BFGS")
+
+
+def _panel(title: str, problem: str, num_draws: int) -> Panel:
+  few = {"num_draws": num_draws, "num_tuning_draws": 2, "rates_per_decade": 2}
+  learned = {"LSTM": "neural_art"}
+  return Panel(title, problem, learned, 128, baselines=_BASELINES, **few)
+
+
+FIGURE = Figure(
+  name="neural_art",
+  title="Neural art: photographs that were never seen in training",
+  source="section 3.4, figures 8 and 9",
+  claim=(
+    "The LSTM optimizer is below all tuned baselines on the painting and the resolution"
+    " of training, and remains so on a new painting and at twice the resolution."
+  ),
+  needs=("photographs", "VGG-16"),
+  minutes=60,
+  megabytes=3,
+  learned={"neural_art": Learned("neural_art")},
+  panels=(
+    _panel("The Starry Night, 64 x 64", "neural_style('test')", 16),
+    _panel("another painting, 64 x 64", "neural_style('test', 'great_wave')", 16),
+    _panel("The Starry Night, 128 x 128", "neural_style('test', size=128)", 6),
+  ),
+  gallery=3,
+)
