@@ -71,7 +71,8 @@ WRONG_FLAGS = [
   ("diagnose", ["--path=some.npz", "--num_steps=0"], ["--num_steps=0"]),
   ("reproduce", [], ["Name a figure, one of quadratics, mnist", "--list"]),
   ("reproduce", ["mnits"], ["--name=mnits", "quadratics"]),
-  ("reproduce", ["mnist", "transfer"], ["'mnist' is no flag"]),
+  ("reproduce", ["mnist", "transfer"], ["one name at a time, not mnist transfer"]),
+  ("reproduce", ["--name=mnist", "transfer"], ["one name at a time, not transfer"]),
 ]
 WRONG_VALUES = [
   ("train", ["--preprocess=log"], ["preprocess='log'", "log_and_sign"]),

@@ -9,7 +9,7 @@ from l2l_tf.evaluation import baselines, panel, quasi_newton, tuning
 from l2l_tf.evaluation.panel import LBFGS, Panel
 from l2l_tf.evaluation.runner import Runner
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
-from l2l_tf.problems import Problem, Quadratic
+from l2l_tf.problems import Problem, Quadratic, ScaledLoss
 
 COUNTS = {"num_steps": 8, "num_draws": 2, "num_tuning_draws": 1, "rates_per_decade": 1}
 
@@ -50,11 +50,13 @@ def test_what_was_run_is_read_unless_something_changed(opened, tmp_path, monkeyp
   assert runs == ["LSTM", "SGD", "SGD", "SGD", "SGD"]
 
 
-def test_a_baseline_runs_at_the_best_of_a_widening_grid(opened):
-  curves = opened.baseline("SGD")  # The best rate lies far beyond where it sets out.
-  rates = baselines.start_of_search("SGD", 1)
-  values = [curves.learning_rate / rate for rate in rates]
-  assert curves.learning_rate > 0 and min(abs(np.log10(v) % 1) for v in values) < 1e-6
+def test_a_baseline_runs_at_the_best_of_a_widening_grid(tmp_path):
+  flat = ScaledLoss(
+    problem(), 1e-4, 1e-4
+  )  # Its best rate is ten thousand times as large.
+  curves = Panel("flat", flat, tmp_path, **COUNTS).baseline("SGD")
+  assert curves.learning_rate > 100 * max(baselines.start_of_search("SGD", 1))
+  assert curves.losses[:, -1].mean() < 0.5 * curves.losses[:, 0].mean()
 
 
 @pytest.mark.parametrize(
@@ -114,5 +116,8 @@ def test_lbfgs_reaches_the_least_squares_solution():
 def test_lbfgs_counts_every_evaluation_and_has_a_file(opened, monkeypatch):
   curves = opened.baseline(LBFGS)
   assert curves.losses.shape == (2, 9) and curves.learning_rate == 1.0
+  longer = quasi_newton.run(problem(), 40, 2, seed=0, branch=seeds.EVALUATION)
+  np.testing.assert_array_equal(curves.losses, longer.losses[:, :9])
+  assert np.all(longer.losses[:, 20] < curves.losses[:, -1])
   monkeypatch.setattr(quasi_newton, "run", None)
   np.testing.assert_array_equal(opened.baseline(LBFGS).losses, curves.losses)

@@ -26,6 +26,7 @@ def files(tmp_path_factory):
   Image.fromarray(pixels).save(path / "photo.png", exif=exif)
   Image.fromarray(pixels[..., 0]).save(path / "painting.jpg")
   Image.new("RGB", (9, 50)).save(path / "tiny.png")
+  Image.new("RGB", (200, 20)).save(path / "wide.png")
   (path / "text.jpg").write_text("no picture")
   arrays = {
     f"{name}/{part}": value
@@ -76,6 +77,8 @@ WRONG = [
   (["--output=out.txt"], ["cannot be written with the suffix '.txt'; choose one of"]),
   (["--output=none/out.png"], ["'none/out.png' could not be written (No such file"]),
   (["--output=."], ["the suffix ''; choose one of"]),
+  (["--output=painting.jpg"], ["--output=painting.jpg is the picture that is read"]),
+  (["--content=wide.png"], ["leaves 40 x 4 pixels of 'wide.png'", "about --size=160"]),
   (["--optimizer=nothing"], ["'nothing'", "a pretrained name"]),
   (["--optimizer=RNNprop(layer=3)"], ["'layer'; its arguments are layers"]),
   (["--size=15"], ["--size=15"]),

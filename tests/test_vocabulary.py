@@ -50,6 +50,7 @@ def test_functions_that_make_problems_are_listed():
     "cifar10_conv",
     "digits_mlp",
     "mnist_mlp",
+    "neural_style",
     "quadratics",
     "small_classifiers",
   }

@@ -13,7 +13,7 @@ from l2l_tf.evaluation.runner import Curves
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.problems import Problem
 
-_FIRST_RATE = 1.0  # at which every line search starts
+_FIRST_RATE = 1.0  # at which its line searches start, but for the first one
 _MEMORY = 20  # pairs of steps and gradient differences; SciPy's default is 10
 
 
@@ -39,15 +39,15 @@ def run(
     branch: of the seed, such as `seeds.EVALUATION`.
 
   Returns:
-    Its learning curves, with the rate at which every line search starts.
+    Its learning curves, with the rate at which its line searches start.
   """
   evaluate = tf.function(_loss_and_gradient(problem), autograph=False)
   losses, held_out = [], []
   for i in range(num_draws):
     task, params = unroll_lib.draw(problem, seeds.make(seed, branch, i))
-    last, curve = _minimize(evaluate, task, params, num_steps)
+    best, curve = _minimize(evaluate, task, params, num_steps)
     losses.append(curve)
-    held_out.append(problem.held_out(last, task.constants))
+    held_out.append(problem.held_out(best, task.constants))
   names = held_out[0]
   return Curves(
     np.stack(losses),
@@ -67,16 +67,24 @@ def _loss_and_gradient(problem: Problem):
 
 
 def _minimize(evaluate, task, params, num_steps: int):
-  """Returns the last iterate, and the least loss up to each evaluation."""
+  """Returns the best iterate, and the least loss up to each evaluation.
+
+  SciPy looks at the budget after a whole line search alone; what it evaluates beyond is
+  left out.
+  """
   seed = unroll_lib.step_seed(task, tf.constant(0))
   curve: list[float] = []
+  best = _flattened(params)
 
   def value_and_gradient(x):
+    nonlocal best
     loss, grads = evaluate(_unflattened(x, params), task.constants, seed)
+    if len(curve) <= num_steps and loss <= min(curve, default=np.inf):
+      best = np.copy(x)
     curve.append(float(loss))
     return float(loss), _flattened(grads)
 
-  found = scipy.optimize.minimize(
+  scipy.optimize.minimize(
     value_and_gradient,
     _flattened(params),
     jac=True,
@@ -89,7 +97,7 @@ def _minimize(evaluate, task, params, num_steps: int):
   least = np.minimum.accumulate(curve)[: num_steps + 1]
   # It may end early, where no step lowers the loss any more.
   least = np.pad(least, (0, num_steps + 1 - len(least)), mode="edge")
-  return _unflattened(found.x, params), least.astype(np.float32)
+  return _unflattened(best, params), least.astype(np.float32)
 
 
 def _flattened(tensors) -> np.ndarray:

@@ -108,7 +108,7 @@ class NeuralStyle(Problem):
       self._weights = _weights(vgg.vgg16() if weights is None else weights, dtype)
       # Of several sizes; a graph takes them as one input, of bytes.
       self._sizes = tf.constant([x.shape[:2] for x in contents])  # [N, 2]
-      self._ends = tf.constant(np.cumsum([x.size for x in contents]), tf.int32)
+      self._ends = tf.constant(np.cumsum([x.size for x in contents]), tf.int64)
       self._pixels = tf.constant(np.concatenate([x.ravel() for x in contents]))
       grams = [self._grams(self._painting(x)) for x in styles]
       self._styles = tuple(map(tf.stack, zip(*grams)))  # of each layer, [M, C, C]
@@ -186,7 +186,7 @@ class NeuralStyle(Problem):
     """Returns a photograph, or a part of it, in the picture's size."""
     height, width = tf.unstack(self._sizes[index])
     end = self._ends[index]
-    pixels = self._pixels[end - height * width * 3 : end]
+    pixels = self._pixels[end - tf.cast(height * width * 3, tf.int64) : end]
     photograph = tf.reshape(pixels, [height, width, 3])
     if self._crops:
       photograph = self._part(photograph, tf.stack([height, width]), seed)

@@ -53,8 +53,6 @@ def reproduce(settings: ReproductionSettings) -> int:
   path = _directory(settings)
   with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
-    flags = flagfile.as_flagfile(dataclasses.asdict(settings))
-    files.write_text(path / "flags.txt", flags)
   problems = {p.problem: presets.get(p.problem).make_problem() for p in figure.panels}
   code = _train_missing(figure, path, settings.seed)
   if code:
@@ -69,6 +67,8 @@ def reproduce(settings: ReproductionSettings) -> int:
       for title, panel in panels.items()
     }
   _write(figure, results, sizes, path, settings.quick)
+  flags = flagfile.as_flagfile(dataclasses.asdict(settings))
+  files.write_text(path / "flags.txt", flags)
   if figure.gallery:
     _hang(figure, problems, optimizers, results, path, settings.seed)
   return 0
@@ -94,7 +94,8 @@ def _directory(settings: ReproductionSettings) -> pathlib.Path:
 def _stage(path: pathlib.Path, name: str, number: int) -> pathlib.Path:
   """Returns a stage's directory; figures of one save_path share their trainings."""
   where = path if path.name.endswith("_quick") else path.parent
-  return where / "trainings" / name / str(number)
+  # Whole, since a later stage's directory names the former one's optimizer.
+  return where.resolve() / "trainings" / name / str(number)
 
 
 def _train_missing(figure: figures.Figure, path: pathlib.Path, seed: int) -> int:
@@ -173,7 +174,8 @@ def _write(
   if is_quick:
     text += f"\n\nMade with {_QUICK}: nothing can be concluded from it."
   files.write_text(path / "table.txt", f"{text}\n")
-  files.write_text(path / "table.md", tables.markdown(rows))
+  note = f"\n{_QUICK}: nothing can be concluded.\n" if is_quick else ""
+  files.write_text(path / "table.md", tables.markdown(rows) + note)
   files.write_csv(path / "curves.csv", _points(results))
   shown = [
     panel_plots.Plot(p.title, results[p.title], p.trained_steps, sizes.get(p.title))

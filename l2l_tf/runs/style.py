@@ -2,6 +2,7 @@
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -46,12 +47,9 @@ def style(settings: StyleSettings) -> dict[str, Painted]:
     WriteError: if the picture cannot be written.
   """
   own_files.run_all(settings.imports)
-  output = pathlib.Path(settings.output).expanduser()
-  images.check_suffix(output.suffix)
-  files.check_writable(output)
-  content = images.read(os.path.expanduser(settings.content))
+  output = _checked_output(settings)
   painting = images.read(os.path.expanduser(settings.style))
-  content = images.fitted(content, settings.size)
+  content = _fitted(settings)
   optimizer = load(settings.optimizer)
   size = content.shape[:2]
   problem = NeuralStyle([content], [painting], size, crops=False)
@@ -63,6 +61,41 @@ def style(settings: StyleSettings) -> dict[str, Painted]:
   if settings.compare:
     painted |= _compare(problem, content, painting, painted, settings, output)
   return painted
+
+
+def _checked_output(settings: StyleSettings) -> pathlib.Path:
+  """Returns the picture's file, found out to be writable before the work."""
+  output = pathlib.Path(settings.output).expanduser()
+  images.check_suffix(output.suffix)
+  for source in settings.content, settings.style:
+    path = pathlib.Path(source).expanduser()
+    if output.exists() and path.exists() and output.samefile(path):
+      raise ValueError(
+        f"--output={settings.output} is the picture that is read; name another file."
+      )
+  for path in [output, *([_beside(output)] if settings.compare else [])]:
+    files.check_writable(path)
+  return output
+
+
+def _beside(output: pathlib.Path) -> pathlib.Path:
+  """Returns the file of the comparison."""
+  return output.with_name(f"{output.stem}_compare.png")
+
+
+def _fitted(settings: StyleSettings) -> np.ndarray:
+  """Returns the photograph in the picture's size."""
+  content = images.read(os.path.expanduser(settings.content))
+  fitted = images.fitted(content, settings.size)
+  height, width, _ = fitted.shape
+  if min(height, width) < images.SMALLEST:
+    least = math.ceil(images.SMALLEST * max(height, width) / min(height, width))
+    raise ValueError(
+      f"--size={settings.size} leaves {width} x {height} pixels of"
+      f" {settings.content!r}, and each side needs {images.SMALLEST}; give about"
+      f" --size={least}, or crop the photograph."
+    )
+  return fitted
 
 
 def load(text: str) -> Optimizer:
@@ -89,7 +122,7 @@ class Painter:
       optimizer: learned or hand-designed.
     """
     self._problem = problem
-    self._optimizer = optimizer
+    self._optimizer = execution.with_roles(problem, optimizer)
     self._step = tf.function(self._stepped, autograph=False)
 
   def __call__(
@@ -145,7 +178,7 @@ def _compare(problem, content, painting, painted, settings, output):
   shown = {"content": content, "style": images.fitted(painting, settings.size)}
   for name, result in everything.items():
     shown[f"{name}\n{_sentence(result)}"] = result.picture
-  path = output.with_name(f"{output.stem}_compare{output.suffix}")
+  path = _beside(output)
   plots.save(plots.pictures([shown]), path)
   rows = [["optimizer", "loss"]]
   rows += [[n, tables.number(_last(x), 3)] for n, x in everything.items()]

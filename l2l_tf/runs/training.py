@@ -169,7 +169,10 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
         recent.clear()
       bar.set_postfix_str(messages.standing(run), refresh=False)
       bar.update()
-      if received and not run.is_finished:
+      if received and run.is_finished:  # What comes after it shall not start.
+        picture.draw()
+        return received[0]
+      if received:
         run.save()
         bar.write(
           f"Stopped after epoch {epoch.number}; the same command goes on from there."

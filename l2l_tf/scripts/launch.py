@@ -169,7 +169,9 @@ def _parse(argv: list[str], argument: str | None) -> list[str]:
   flags.FLAGS.set_gnu_getopt()  # Flags may follow what is none.
   try:
     rest = flags.FLAGS(argv)
-    if argument is not None and len(rest) == 2:
+    if argument is not None and len(rest) > 1:
+      if len(rest) > 2 or flags.FLAGS[argument].present:
+        raise flags.Error(f"give one {argument} at a time, not {' '.join(rest[1:])}")
       return flags.FLAGS([rest[0], f"--{argument}={rest[1]}"])
     return rest
   except flags.Error as e:

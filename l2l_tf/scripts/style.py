@@ -33,6 +33,7 @@ flags.DEFINE_integer(
   256,
   "Pixels of the picture's longer side; the other keeps the photograph's proportions.",
   lower_bound=16,
+  upper_bound=1024,  # Features of a larger picture would take tens of gigabytes.
 )
 flags.DEFINE_integer("steps", 128, "Steps of the optimizer.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Names the noise that the picture starts from.")

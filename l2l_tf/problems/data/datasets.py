@@ -1,4 +1,4 @@
-"""Classification data: the only module that reads a disk or a network.
+"""Classification data, read from a disk or a network.
 
 Images are uint8 in 0..255, or floats in [0, 1]. The columns of a table are floats,
 standardised to mean zero and standard deviation one. Labels are int32 class numbers,

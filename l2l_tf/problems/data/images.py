@@ -9,6 +9,7 @@ import io
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,14 +61,19 @@ def read(path: str | os.PathLike[str], smallest: int = SMALLEST) -> np.ndarray:
     ValueError: if it is no picture, is damaged, or is too small.
   """
   try:
-    with Image.open(path) as image:
+    # Pillow warns of what it reads slowly, and refuses what would fill the memory.
+    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
       image.load()
       # A "P" picture that names a transparent colour has no band of alpha yet.
       pixels = np.asarray(_on_white(_eight_bits(ImageOps.exif_transpose(image))))
   except (FileNotFoundError, PermissionError, IsADirectoryError):
     raise
-  # Pillow's readers raise many exceptions, on damaged files also SyntaxError, and
-  # DecompressionBombError on files that would fill the memory.
+  except Image.DecompressionBombError as error:
+    raise ValueError(
+      f"{str(path)!r} has too many pixels to be read safely; shrink it to"
+      f" {Image.MAX_IMAGE_PIXELS // 10**6} million at most."
+    ) from error
+  # Pillow's readers raise many exceptions, on damaged files also SyntaxError.
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     raise ValueError(
@@ -87,14 +93,14 @@ def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Reads all pictures of a folder, in the order of their file names.
 
   Returns:
-    The pictures, as `read` returns them, by file names without suffix; files with
-    other suffixes than those of pictures are skipped.
+    The pictures, as `read` returns them, by file names; files with other suffixes than
+    those of pictures are skipped.
 
   Raises:
     ValueError: as in `read`.
   """
   files = sorted(pathlib.Path(path).iterdir())
-  return {f.stem: read(f) for f in files if f.suffix.lower() in _SUFFIXES}
+  return {f.name: read(f) for f in files if f.suffix.lower() in _SUFFIXES}
 
 
 def photographs(split: str) -> list[np.ndarray]:
