@@ -255,6 +255,8 @@ def test_help_lists_all_names_with_their_arguments(light_forks, script, kinds):
     ("diagnose", settings.DiagnosisSettings),
     ("pretrain", settings.PretrainingSettings),
     ("benchmark", settings.BenchmarkSettings),
+    ("reproduce", settings.ReproductionSettings),
+    ("style", settings.StyleSettings),
   ],
 )
 def test_settings_from_python_have_the_flags_names_and_defaults(
@@ -268,12 +270,13 @@ print({{f.name: f.value for f in
 """
   defaults = ast.literal_eval(light_forks.run(script, code=code).out)
   listed = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults.items()}
-  if "horizons" in listed:
-    listed["horizons"] = tuple(map(int, listed["horizons"]))
-  given = {"path": None} if script == "diagnose" else {}
+  needed = {"diagnose": ["path"], "reproduce": ["name"], "style": _STYLE}
+  given = dict.fromkeys(needed.get(script, []))
+  listed.pop("list", None)  # It lists the figures, and sets nothing.
   assert dataclasses.asdict(settings_class(**given)) == listed
 
 
+_STYLE = ["content", "style", "output"]  # that have no default
 NOTICES = """
 import os
 os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\\n"

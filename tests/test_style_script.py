@@ -26,7 +26,7 @@ def files(tmp_path_factory):
   Image.fromarray(pixels).save(path / "photo.png", exif=exif)
   Image.fromarray(pixels[..., 0]).save(path / "painting.jpg")
   Image.new("RGB", (9, 50)).save(path / "tiny.png")
-  Image.new("RGB", (200, 20)).save(path / "wide.png")
+  Image.new("RGB", (400, 20)).save(path / "wide.png")
   (path / "text.jpg").write_text("no picture")
   arrays = {
     f"{name}/{part}": value
@@ -78,7 +78,7 @@ WRONG = [
   (["--output=none/out.png"], ["'none/out.png' could not be written (No such file"]),
   (["--output=."], ["the suffix ''; choose one of"]),
   (["--output=painting.jpg"], ["--output=painting.jpg is the picture that is read"]),
-  (["--content=wide.png"], ["leaves 40 x 4 pixels of 'wide.png'", "about --size=160"]),
+  (["--content=wide.png"], ["leaves 256 x 13 pixels of 'wide.png'", "--size=316"]),
   (["--optimizer=nothing"], ["'nothing'", "a pretrained name"]),
   (["--optimizer=RNNprop(layer=3)"], ["'layer'; its arguments are layers"]),
   (["--size=15"], ["--size=15"]),

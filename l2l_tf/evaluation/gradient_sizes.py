@@ -54,7 +54,8 @@ def measure(
     )
     return tf.concat([before[tf.newaxis], after], axis=0)
 
-  compiled = tf.function(run, autograph=False)
+  whole = execution.compiles_loop(problem, optimizer)
+  compiled = tf.function(run, autograph=False, jit_compile=whole)
   draws = [compiled(seeds.make(seed, seeds.EVALUATION, i)) for i in range(num_draws)]
   return np.mean(draws, axis=0)
 

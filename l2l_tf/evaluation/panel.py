@@ -24,6 +24,7 @@ from l2l_tf.storage import export, files
 
 LBFGS = "L-BFGS"
 _HELD_OUT = "held_out/"
+_MEASURED = 4  # draws whose gradients are measured; they differ little
 _MOST_FURTHER = 6  # rates beyond those of the grid
 
 
@@ -68,8 +69,10 @@ class Panel:
     """Returns what `gradient_sizes.measure` does, or reads what was found."""
 
     def measure():
-      counts = self._num_steps, self._num_draws, self._seed
-      sizes = gradient_sizes.measure(self._problem, optimizer, *counts)
+      few = min(self._num_draws, _MEASURED)
+      sizes = gradient_sizes.measure(
+        self._problem, optimizer, self._num_steps, few, self._seed
+      )
       return {"sizes": sizes}
 
     return self._once(f"gradients of {name}", _digest(optimizer), measure)["sizes"]
