@@ -48,7 +48,7 @@ class NeuralStyle(Problem):
   convolutions of the three blocks: 1 is the cost of no features at all. L_content is
   the squared difference from the photograph's features of block2_conv2, divided by the
   mean square of the painting's, as large as which they have to be in the end: divided
-  by the photograph's, which vary tenfold, pale photographs would outweigh the style.
+  by the photograph's, which differ much, pale photographs would outweigh the style.
   L_reg is the mean square of the differences between neighbouring pixels, in units of
   64 grey levels, about a photograph's standard deviation.
 
