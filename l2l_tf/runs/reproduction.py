@@ -51,9 +51,9 @@ def reproduce(settings: ReproductionSettings) -> int:
   if settings.quick:
     figure = figures.quick(figure)
   path = _directory(settings)
+  problems = {p.problem: presets.get(p.problem).make_problem() for p in figure.panels}
   with files.writing(path):
     path.mkdir(parents=True, exist_ok=True)
-  problems = {p.problem: presets.get(p.problem).make_problem() for p in figure.panels}
   code = _train_missing(figure, path, settings.seed)
   if code:
     return code
