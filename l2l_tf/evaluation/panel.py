@@ -24,6 +24,7 @@ from l2l_tf.storage import export, files
 
 LBFGS = "L-BFGS"
 _HELD_OUT = "held_out/"
+_COMPILED = 50  # steps of a run from which compiling it by XLA repays
 _MEASURED = 4  # draws whose gradients are measured; they differ little
 _MOST_FURTHER = 6  # rates beyond those of the grid
 
@@ -58,6 +59,7 @@ class Panel:
     self._num_steps, self._num_draws = num_steps, num_draws
     self._num_tuning_draws, self._per_decade = num_tuning_draws, rates_per_decade
     self._seed = seed
+    self._repays = num_steps >= _COMPILED
     self._conditions = [name, num_steps, num_draws, seed]
 
   def learned(self, name: str, optimizer: Optimizer) -> Curves:
@@ -91,7 +93,7 @@ class Panel:
     return _curves(self._once(name, tuned, lambda: _arrays(run())))
 
   def _run(self, optimizer: Optimizer) -> Curves:
-    compiled = execution.compiles_loop(self._problem, optimizer)
+    compiled = self._repays and execution.compiles_loop(self._problem, optimizer)
     optimizer = execution.stepped(self._problem, optimizer)
     runner = Runner(self._problem, optimizer, self._num_steps, compiled)
     return runner(self._seed, seeds.EVALUATION, self._num_draws)
@@ -106,7 +108,7 @@ class Panel:
       num_draws=self._num_draws,
       num_tuning_draws=self._num_tuning_draws,
       seed=self._seed,
-      jit_compile=self._problem.jit_compile,
+      jit_compile=self._repays and self._problem.jit_compile,
       may_diverge=True,
       most_further=_MOST_FURTHER,
     )
