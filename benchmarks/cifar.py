@@ -27,7 +27,7 @@ def main() -> None:
       contenders[name] = crew.start(name, _CONTENDERS[name], _STEPS)
     contest.print_header("cifar10_conv", args, rounds, contenders)
     first, times = contest.take_turns(contenders, rounds)
-    contest.report(f"{_STEPS} steps", first, times)
+    contest.report(f"run of {_STEPS} step", first, times)
 
 
 if __name__ == "__main__":
