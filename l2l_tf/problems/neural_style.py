@@ -115,7 +115,7 @@ class NeuralStyle(Problem):
 
   def init(self, seed):
     photograph, crop, painting, start = seeds.split(seed, 4)
-    cut = self._cut(seeds.integers([], photograph, len(self._sizes)), crop)
+    cut = self._drawn(photograph, crop)
     content = self._features(cut)[_CONTENT_LAYER]
     painting = seeds.integers([], painting, len(self._styles[0]))
     noise = seeds.normal([*self._shape, 3], start, _START, self._dtype)
@@ -124,8 +124,7 @@ class NeuralStyle(Problem):
   def photograph(self, seed: tf.Tensor) -> np.ndarray:
     """Returns the photograph, or its part, that `init` draws; uint8, [h, w, 3]."""
     photograph, crop, *_ = seeds.split(seed, 4)
-    cut = self._cut(seeds.integers([], photograph, len(self._sizes)), crop)
-    return tf.cast(tf.round(cut), tf.uint8).numpy()
+    return tf.cast(tf.round(self._drawn(photograph, crop)), tf.uint8).numpy()
 
   def __call__(self, params, constants, seed):
     del seed  # The whole picture is looked at in every step.
@@ -181,6 +180,10 @@ class NeuralStyle(Problem):
     scale = min(1.0, longest / min(height, width))
     size = [round(height * scale), round(width * scale)]
     return self._features(self._resized(painting, size))
+
+  def _drawn(self, photograph: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
+    """Returns the part that the seeds of a photograph and of its crop name."""
+    return self._cut(seeds.integers([], photograph, len(self._sizes)), crop)
 
   def _cut(self, index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns a photograph, or a part of it, in the picture's size."""
