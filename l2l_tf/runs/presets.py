@@ -127,7 +127,7 @@ PRESETS: Mapping[str, Preset] = {
   "cifar10": Preset(
     "cifar10_conv",
     {},
-    "CIFAR-10, the paper's convolutional net, by two LSTMs",
+    "CIFAR-10, the paper's convolutional net, by three LSTMs",
     optimizer=_BY_LAYER,
     num_epochs=8,
     num_steps=1000,
