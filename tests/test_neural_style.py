@@ -168,6 +168,9 @@ GREY = np.zeros([20, 20], np.uint8)
     ({"terms": (1, np.inf, 0)}, "three numbers"),
     ({"contents": []}, "got no contents; it needs at least one picture"),
     ({"styles": [GREY]}, r"styles with an array of shape \(20, 20\) and type uint8"),
+    ({"contents": [2.0 * PHOTOGRAPH]}, r"contents with floats from 0 to 5\d\d?; they"),
+    ({"styles": [np.full([16, 16, 3], np.nan)]}, "styles with floats from nan to nan"),
+    ({"styles": [PAINTING / 255.0 - 0.1]}, r"floats from -0.1 to .*; they must lie in"),
     ({"contents": [PHOTOGRAPH.astype(int)]}, "contents .* type int64; a picture is"),
     ({"size": 48}, r"a picture of 40 x 56 pixels .*; it needs at least 48 x 48"),
     ({"styles": [PAINTING[:9]]}, "styles with a picture of 9 x 44 .* at least 16 x 16"),
@@ -176,6 +179,22 @@ GREY = np.zeros([20, 20], np.uint8)
 def test_what_is_no_picture_or_out_of_range_is_refused(options, message):
   with pytest.raises(ValueError, match=message):
     make(**options)
+
+
+@pytest.mark.parametrize(
+  "weights, message",
+  [
+    (WEIGHTS[:6], "those of 6 convolutions; give the 7 of VGG-16 from block1_conv1 to"),
+    (WEIGHTS[::-1], r"block1_conv1 have the shapes \(3, 3, 4, 4\) and \(4,\); "),
+    (
+      [*WEIGHTS[:2], vgg.Convolution(WEIGHTS[2].kernel, np.zeros([9])), *WEIGHTS[3:]],
+      r"block2_conv1 .* a kernel must be \(3, 3, 2, n\) and its bias \(n,\), as vgg",
+    ),
+  ],
+)
+def test_weights_of_another_network_are_refused(weights, message):
+  with pytest.raises(ValueError, match=message):
+    NeuralStyle([PHOTOGRAPH], [PAINTING], 16, weights)
 
 
 def test_names_stand_for_pictures_in_a_directory(tmp_path, monkeypatch):

@@ -95,8 +95,8 @@ class NeuralStyle(Problem):
 
     Raises:
       DatasetUnavailableError: if the default weights cannot be had.
-      ValueError: for arrays that are no pictures or too small, and for a size or terms
-        out of range.
+      ValueError: for arrays that are no pictures or too small, for weights of other
+        shapes, and for a size or terms out of range.
     """
     self._shape = _checked_size(size)
     self._terms = _checked_terms(terms)
@@ -273,7 +273,8 @@ def total_variation(picture: tf.Tensor) -> tf.Tensor:
 
 def _weights(weights, dtype) -> list[tuple[tf.Tensor, tf.Tensor]]:
   """Returns the kernels and biases; the first kernel takes red before blue."""
-  pairs = [(tf.cast(w.kernel, dtype), tf.cast(w.bias, dtype)) for w in weights]
+  vgg.check(weights)
+  pairs = [(tf.cast(kernel, dtype), tf.cast(bias, dtype)) for kernel, bias in weights]
   (kernel, bias), *others = pairs
   return [(tf.reverse(kernel, [2]), bias), *others]
 
@@ -327,4 +328,16 @@ def _checked_picture(name, picture, smallest) -> np.ndarray:
       f" {picture.shape[1]} pixels (height x width); it needs at least"
       f" {smallest[0]} x {smallest[1]}."
     )
-  return np.uint8(np.rint(255 * np.clip(picture, 0, 1))) if is_float else picture
+  return _levels(name, picture) if is_float else picture
+
+
+def _levels(name: str, picture: np.ndarray) -> np.ndarray:
+  """Returns floats as grey levels, whatever is beyond 0 and 1 by less than half one."""
+  low, high = np.min(picture), np.max(picture)  # NaN, if there is one
+  levels = np.rint(_WHITE * picture)
+  if not (np.min(levels) >= 0 and np.max(levels) <= _WHITE):
+    raise ValueError(
+      f"NeuralStyle got {name} with floats from {low:.4g} to {high:.4g}; they must lie"
+      " in [0, 1]: divide grey levels by 255, or give them as uint8."
+    )
+  return levels.astype(np.uint8)

@@ -102,6 +102,30 @@ def untrained(filters: Sequence[int] = (8, 16, 32), seed: int = 0):
   )
 
 
+def check(weights: Sequence[Convolution]) -> None:
+  """Raises ValueError unless weights are those of seven convolutions, as in `NAMES`.
+
+  >>> vgg.check(vgg.untrained((2, 3, 4)))
+
+  Args:
+    weights: of any number of filters in each convolution.
+  """
+  if len(weights) != len(NAMES):
+    raise ValueError(
+      f"The weights are those of {len(weights)} convolutions; give the {len(NAMES)} of"
+      f" VGG-16 from {NAMES[0]} to {NAMES[-1]}, as vgg.vgg16() returns them."
+    )
+  inputs = 3
+  for name, (kernel, bias) in zip(NAMES, weights):
+    came, outputs = np.shape(kernel), np.shape(bias)
+    if len(outputs) != 1 or came != (3, 3, inputs, *outputs):
+      raise ValueError(
+        f"The weights of {name} have the shapes {came} and {outputs}; a kernel must be"
+        f" (3, 3, {inputs}, n) and its bias (n,), as vgg.vgg16() returns them."
+      )
+    (inputs,) = outputs
+
+
 def _shapes(filters: Sequence[int]):
   """Yields the name and the shape of every array."""
   inputs = 3
