@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from disk import unchanged
 
 from l2l_tf import seeds
 from l2l_tf.evaluation import baselines, panel, quasi_newton, tuning
-from l2l_tf.evaluation.panel import LBFGS, Panel
+from l2l_tf.evaluation.panel import LBFGS, OtherDataError, Panel
 from l2l_tf.evaluation.runner import Runner
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
-from l2l_tf.problems import Problem, Quadratic, ScaledLoss
+from l2l_tf.problems import MLP, Problem, Quadratic, ScaledLoss, as_dataset
 
 COUNTS = {"num_steps": 8, "num_draws": 2, "num_tuning_draws": 1, "rates_per_decade": 1}
 
@@ -48,6 +49,19 @@ def test_what_was_run_is_read_unless_something_changed(opened, tmp_path, monkeyp
     arguments = {"name": "small", "directory": tmp_path / "small", **COUNTS, **change}
     Panel(problem=problem(), **arguments).baseline("SGD")
   assert runs == ["LSTM", "SGD", "SGD", "SGD", "SGD"]
+
+
+def test_results_on_other_data_are_neither_read_nor_replaced(tmp_path):
+  def on(x):
+    data = as_dataset(np.eye(4) + x, np.arange(4) % 2, np.eye(4), np.arange(4) % 2)
+    return Panel("net", MLP(data, (2,)), tmp_path, 2, 1, 1)
+
+  optimizer = SGD(0.1)
+  losses = on(0.0).learned("SGD", optimizer).losses
+  np.testing.assert_array_equal(on(0.0).learned("SGD", optimizer).losses, losses)
+  message = r"SGD.npz' holds results on other data, 4 train \(.*; set TFDS_DATA_DIR and"
+  with unchanged(tmp_path), pytest.raises(OtherDataError, match=message):
+    on(0.5).learned("SGD", optimizer)
 
 
 def test_a_baseline_runs_at_the_best_of_a_widening_grid(tmp_path):

@@ -1,6 +1,7 @@
 """l2l-reproduce: what it trains, evaluates and leaves, and does only once."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
   assert (made / "table.txt").read_text() == before
   printed = capsys.readouterr().out
   assert before in printed and "The paper: It goes down." in printed
+
+
+def test_a_figure_that_was_moved_is_not_done_again(made, tmp_path, monkeypatch):
+  moved = shutil.copytree(made.parent, tmp_path / "moved")
+  monkeypatch.setattr(reproduction.Panel, "_run", None)
+  monkeypatch.setattr("l2l_tf.meta.trainer.MetaTrainer.train_episode", None)
+  assert make(moved) == 0
+  flags = (moved / "trainings/linear/2/flags.txt").read_text()
+  assert f"--initial_path={moved}/trainings/linear/1/" in flags
 
 
 def test_a_training_that_a_signal_ended_ends_the_command(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from l2l_tf.evaluation.runner import Curves, Runner
 from l2l_tf.meta import execution
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
+from l2l_tf.problems.fingerprint import differ, fingerprint
 from l2l_tf.storage import export, files
 
 LBFGS = "L-BFGS"
@@ -27,6 +28,10 @@ _HELD_OUT = "held_out/"
 _COMPILED = 50  # steps of a run from which compiling it by XLA repays
 _MEASURED = 4  # draws whose gradients are measured; they differ little
 _MOST_FURTHER = 6  # rates beyond those of the grid
+
+
+class OtherDataError(ValueError):
+  """What was run before had other data than there are now."""
 
 
 class Panel:
@@ -61,9 +66,14 @@ class Panel:
     self._seed = seed
     self._repays = num_steps >= _COMPILED
     self._conditions = [name, num_steps, num_draws, seed]
+    self._data = fingerprint(problem)
 
   def learned(self, name: str, optimizer: Optimizer) -> Curves:
-    """Runs an optimizer untuned, or reads what an earlier process found."""
+    """Runs an optimizer untuned, or reads what an earlier process found.
+
+    Raises:
+      OtherDataError: if that was found on other data; here and below.
+    """
     found = self._once(name, _digest(optimizer), lambda: _arrays(self._run(optimizer)))
     return _curves(found)
 
@@ -123,13 +133,20 @@ class Panel:
     if path.exists():
       with np.load(path, allow_pickle=False) as stored:
         if str(stored["key"]) == key:
+          self._check_data(path, stored)
           return dict(stored)
     arrays, data = run(), io.BytesIO()
-    np.savez(data, key=key, **arrays)
+    np.savez(data, key=key, data=self._data, **arrays)
     with files.writing(path):
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_atomically(path, data.getvalue())
     return arrays
+
+  def _check_data(self, path: pathlib.Path, stored: Mapping[str, np.ndarray]) -> None:
+    """Refuses results on other data, which may be hours of work, to be replaced."""
+    found = str(stored.get("data", self._data))  # Earlier versions do not say.
+    if found != self._data:
+      raise OtherDataError(differ(str(path), found, self._data))
 
 
 def _digest(optimizer: Optimizer) -> list[str]:

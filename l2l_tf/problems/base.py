@@ -5,6 +5,7 @@ loss under a distribution of functions f. https://arxiv.org/abs/1606.04474
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -102,6 +103,15 @@ class Problem(abc.ABC):
     """Returns scalars on data that the loss never draws, e.g. loss and accuracy."""
     del params, constants
     return {}
+
+  def data_sources(self) -> list[tuple[str, Sequence[Any]]]:
+    """Returns the data that the losses depend on, so that others can be told apart.
+
+    Returns:
+      For each kind of data its name, such as "train", and its arrays, the first of
+      which has an entry for each example. Empty if code alone makes the tasks.
+    """
+    return []
 
   def parameters(self) -> list[Parameter]:
     """Describes the optimizee parameters in the order of `init`."""

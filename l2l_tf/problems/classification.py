@@ -94,6 +94,10 @@ class Classifier(Problem):
       "held_out_accuracy": tf.reduce_mean(right),
     }
 
+  def data_sources(self):
+    train, held_out = self._dataset[:2], self._dataset[2:]
+    return [("train", train), ("held-out", held_out)]
+
   @abc.abstractmethod
   def _outputs(self, params: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
     """Maps images [B, ...] of floats to logits [B, num_classes]."""

@@ -174,6 +174,10 @@ class KerasModel(Problem):
     """Number of held-out examples."""
     return 0 if self._held_out is None else self._held_out.size
 
+  def data_sources(self):
+    named = ("train", self._train), ("held-out", self._held_out)
+    return [(name, examples.arrays) for name, examples in named if examples is not None]
+
   def parameters(self):
     return keras_variables.parameters(self._trainable)
 

@@ -148,6 +148,14 @@ class NeuralStyle(Problem):
     with tf.name_scope("smoothness"):
       return content, style, total_variation(levels / _UNIT)
 
+  def data_sources(self):
+    counted = lambda arrays: [np.array([x.shape for x in arrays]), *arrays]
+    return [
+      ("photographs", [self._sizes, self._pixels]),
+      ("paintings", counted(self.paintings)),
+      ("convolutions", counted([kernel for kernel, _ in self._weights])),
+    ]
+
   def parameters(self):
     return [Parameter("picture", (*self._shape, 3), "variable")]
 

@@ -73,6 +73,9 @@ class ScaledLoss(Problem):
   def held_out(self, params, constants):
     return self._problem.held_out(params, constants[0])
 
+  def data_sources(self):
+    return self._problem.data_sources()
+
   def parameters(self):
     return self._problem.parameters()
 
@@ -142,6 +145,9 @@ class ScaledParameters(Problem):
   def held_out(self, params, constants):
     constants, scales = constants
     return self._problem.held_out(_scale(params, scales), constants)
+
+  def data_sources(self):
+    return self._problem.data_sources()
 
   def parameters(self):
     return self._problem.parameters()

@@ -244,6 +244,9 @@ class Ensemble(Problem):
       for name, value in problem.held_out(x, c).items()
     }
 
+  def data_sources(self):
+    return [source for p in self._problems for source in p.data_sources()]
+
   def parameters(self):
     return [
       Parameter(f"problem_{i}/{p.path}", p.shape, p.role)

@@ -80,6 +80,9 @@ class TaskBatch(Problem):
     values = _vectorize(lambda task: self._problem.held_out(*task), (params, constants))
     return {name: tf.reduce_mean(value) for name, value in values.items()}
 
+  def data_sources(self):
+    return self._problem.data_sources()
+
   def parameters(self):
     return [
       Parameter(p.path, (self.num_tasks, *p.shape), p.role)

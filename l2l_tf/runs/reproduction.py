@@ -43,6 +43,8 @@ def reproduce(settings: ReproductionSettings) -> int:
 
   Raises:
     DatasetUnavailableError: if data are missing; nothing has been trained then.
+    ConfigurationError, OtherDataError: if the directory holds trainings or results of
+      other settings, or on other data.
     WriteError: if a result cannot be written.
   """
   # TensorFlow would warn of too many functions: there is one per panel and optimizer.

@@ -16,7 +16,7 @@ import tqdm
 from l2l_tf.evaluation import plots
 from l2l_tf.evaluation.windows import Measurement
 from l2l_tf.meta.trace_graph import trace_graph
-from l2l_tf.runs import flagfile, messages, own_files, window_length
+from l2l_tf.runs import content, flagfile, messages, own_files, window_length
 from l2l_tf.runs.builders import build_trainer
 from l2l_tf.runs.settings import TrainingSettings
 from l2l_tf.runs.training_run import (
@@ -82,21 +82,25 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
     may_change = ("patience",)
   if settings.schedule != "cosine":
     may_change = ("num_epochs", *may_change)
+  trainer = build_trainer(settings)
+  values = dataclasses.asdict(settings)
+  config = {k: v for k, v in values.items() if k not in _PRESENTATION}
+  config |= content.known(settings, trainer.problem)
   try:
     return TrainingRun(
-      build_trainer(settings),
+      trainer,
       settings.save_path,
-      {k: v for k, v in dataclasses.asdict(settings).items() if k not in _PRESENTATION},
+      config,
       num_epochs=settings.num_epochs,
       evaluation_period=settings.evaluation_period,
       evaluation_epochs=settings.evaluation_epochs,
       patience=settings.patience,
-      may_change=may_change,
+      may_change=(*may_change, *content.may_change(config)),
     )
   except ConfigurationError as e:
     export_path = pathlib.Path(settings.save_path, OPTIMIZER)
     if e.changes.keys() != {"num_epochs"} or not export_path.exists():
-      raise
+      raise content.explained(e, settings) from None
     former, given = e.changes["num_epochs"]
     raise ConfigurationError(
       f"The learning rate's cosine of the run in {settings.save_path!r} was laid out"

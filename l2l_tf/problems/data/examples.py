@@ -40,6 +40,11 @@ class Examples:
       self.tensors = _as_tensors(data)
     self.size = _count(self.tensors)
 
+  @property
+  def arrays(self) -> list[tf.Tensor]:
+    """All tensors, each [N, ...]."""
+    return [t for t in tf.nest.flatten(self.tensors) if t is not None]
+
   def draw(self, num: int, seed: tf.Tensor) -> tuple[Any, Any, Any]:
     """Draws `num` examples with replacement; returns x, y and sample_weight."""
     return self._take(seeds.integers([num], seed, self.size))
