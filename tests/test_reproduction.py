@@ -96,6 +96,15 @@ def test_a_figure_that_was_moved_is_not_done_again(made, tmp_path, monkeypatch):
   assert f"--initial_path={moved}/trainings/linear/1/" in flags
 
 
+@pytest.mark.parametrize("seed, place", [(0, "."), (1, "seed_1")])
+def test_another_seed_has_a_directory_of_its_own(tmp_path, monkeypatch, seed, place):
+  trained = []
+  monkeypatch.setattr(reproduction.training, "train", lambda s: trained.append(s) or 2)
+  reproduction.reproduce(ReproductionSettings("tiny", False, seed, str(tmp_path)))
+  assert trained[0].save_path == str(tmp_path / place / "trainings/linear/1")
+  assert trained[0].seed == seed and (tmp_path / place / "tiny").is_dir()
+
+
 def test_a_training_that_a_signal_ended_ends_the_command(tmp_path, monkeypatch):
   monkeypatch.setattr(reproduction.training, "train", lambda settings: 130)
   assert make(tmp_path) == 130

@@ -89,8 +89,11 @@ def _hang(figure, problems, optimizers, results: Results, path, seed: int) -> No
 
 
 def _directory(settings: ReproductionSettings) -> pathlib.Path:
-  name = settings.name + ("_quick" if settings.quick else "")
-  return pathlib.Path(settings.save_path or "reproductions").expanduser() / name
+  """Returns a figure's directory; seeds but 0 have one of their own for all figures."""
+  path = pathlib.Path(settings.save_path or "reproductions").expanduser()
+  if settings.seed:
+    path /= f"seed_{settings.seed}"
+  return path / (settings.name + ("_quick" if settings.quick else ""))
 
 
 def _stage(path: pathlib.Path, name: str, number: int) -> pathlib.Path:

@@ -28,7 +28,12 @@ flags.DEFINE_bool(
   "Go through all of it in less than two minutes, with settings so small that nothing"
   " can be concluded; the picture says so.",
 )
-flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
+flags.DEFINE_integer(
+  "seed",
+  0,
+  "Names the first weights of trainings and every task drawn; what another seed than 0"
+  " gives lies beside the rest, in seed_1 and so on below --save_path.",
+)
 flags.DEFINE_string(
   "save_path",
   None,
