@@ -73,6 +73,20 @@ def test_a_baseline_runs_at_the_best_of_a_widening_grid(tmp_path):
   assert curves.losses[:, -1].mean() < 0.5 * curves.losses[:, 0].mean()
 
 
+def test_steps_are_counted_as_they_were_planned(tmp_path, monkeypatch):
+  monkeypatch.setattr(panel, "_MOST_FURTHER", 0)
+  opened = Panel("small", problem(), tmp_path, **COUNTS)
+  steps = []
+  opened.learned("LSTM", SGD(0.1), steps.append)
+  assert steps == [8, 8] and opened.num_planned() == 16
+  for name, runs in (("Adam", 3 + 2), (LBFGS, 2)):
+    steps.clear()
+    opened.baseline(name, steps.append)
+    assert steps == [8] * runs and opened.num_planned(name) == sum(steps)
+    opened.baseline(name, steps.append)  # Reading takes none.
+    assert len(steps) == runs
+
+
 @pytest.mark.parametrize(
   "best, further, selected", [(0.3, [1.0], 0.1), (1e-5, [1e-3, 1e-4], 1e-4)]
 )

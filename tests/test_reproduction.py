@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tqdm
 from processes import rows
 
 from l2l_tf.evaluation import panel_plots
@@ -94,6 +95,16 @@ def test_a_figure_that_was_moved_is_not_done_again(made, tmp_path, monkeypatch):
   assert make(moved) == 0
   flags = (moved / "trainings/linear/2/flags.txt").read_text()
   assert f"--initial_path={moved}/trainings/linear/1/" in flags
+
+
+def test_the_bar_ends_full_whatever_was_planned():
+  bar = tqdm.tqdm(total=30, disable=True)
+  for planned, steps in ((10, [5, 5]), (10, [8, 8]), (10, [])):
+    with reproduction._counted(bar, planned, "") as progress:
+      for n in steps:
+        progress(n)
+        bar.n += n  # A bar that is not shown counts nothing.
+  assert bar.total == bar.n == 26
 
 
 @pytest.mark.parametrize("seed, place", [(0, "."), (1, "seed_1")])

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from l2l_tf import seeds
+from l2l_tf.evaluation.runner import Progress, unseen
 from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.optimizers import Optimizer
@@ -17,7 +18,12 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def measure(
-  problem: Problem, optimizer: Optimizer, num_steps: int, num_draws: int, seed: int = 0
+  problem: Problem,
+  optimizer: Optimizer,
+  num_steps: int,
+  num_draws: int,
+  seed: int = 0,
+  progress: Progress = unseen,
 ) -> np.ndarray:
   """Measures quantiles of the absolute gradients, step by step.
 
@@ -34,6 +40,7 @@ def measure(
     num_steps: steps, the first gradient is that at the starting point.
     num_draws: draws of the problem, the first of those that are reported.
     seed: seed of all draws.
+    progress: is told the steps of each draw.
 
   Returns:
     [num_steps, len(QUANTILES)], means of the draws' quantiles; zero where a gradient
@@ -56,7 +63,10 @@ def measure(
 
   whole = execution.compiles_loop(problem, optimizer)
   compiled = tf.function(run, autograph=False, jit_compile=whole)
-  draws = [compiled(seeds.make(seed, seeds.EVALUATION, i)) for i in range(num_draws)]
+  draws = []
+  for i in range(num_draws):
+    draws.append(compiled(seeds.make(seed, seeds.EVALUATION, i)).numpy())
+    progress(num_steps)
   return np.mean(draws, axis=0)
 
 

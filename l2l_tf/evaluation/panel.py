@@ -16,7 +16,7 @@ import numpy as np
 
 from l2l_tf import seeds
 from l2l_tf.evaluation import baselines, gradient_sizes, quasi_newton, tuning
-from l2l_tf.evaluation.runner import Curves, Runner
+from l2l_tf.evaluation.runner import Curves, Progress, Runner, unseen
 from l2l_tf.meta import execution
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
@@ -68,47 +68,67 @@ class Panel:
     self._conditions = [name, num_steps, num_draws, seed]
     self._data = fingerprint(problem)
 
-  def learned(self, name: str, optimizer: Optimizer) -> Curves:
+  def num_planned(self, name: str | None = None) -> int:
+    """Returns the steps of all runs of a baseline, or of a learned optimizer.
+
+    A search for a learning rate may turn out to be longer, by rates beyond the grid.
+    """
+    runs = self._num_draws
+    if name not in (None, LBFGS):
+      grid = baselines.start_of_search(name, self._per_decade)
+      runs += len(grid) * self._num_tuning_draws
+    return runs * self._num_steps
+
+  def learned(
+    self, name: str, optimizer: Optimizer, progress: Progress = unseen
+  ) -> Curves:
     """Runs an optimizer untuned, or reads what an earlier process found.
 
     Raises:
       OtherDataError: if that was found on other data; here and below.
     """
-    found = self._once(name, _digest(optimizer), lambda: _arrays(self._run(optimizer)))
-    return _curves(found)
+    run = lambda: _arrays(self._run(optimizer, progress))
+    return _curves(self._once(name, _digest(optimizer), run))
 
-  def gradient_sizes(self, name: str, optimizer: Optimizer) -> np.ndarray:
+  @property
+  def num_measured(self) -> int:
+    """The steps of `gradient_sizes`."""
+    return min(self._num_draws, _MEASURED) * self._num_steps
+
+  def gradient_sizes(
+    self, name: str, optimizer: Optimizer, progress: Progress = unseen
+  ) -> np.ndarray:
     """Returns what `gradient_sizes.measure` does, or reads what was found."""
+    counts = self._num_steps, min(self._num_draws, _MEASURED), self._seed
 
     def measure():
-      few = min(self._num_draws, _MEASURED)
-      sizes = gradient_sizes.measure(
-        self._problem, optimizer, self._num_steps, few, self._seed
-      )
-      return {"sizes": sizes}
+      found = gradient_sizes.measure(self._problem, optimizer, *counts, progress)
+      return {"sizes": found}
 
     return self._once(f"gradients of {name}", _digest(optimizer), measure)["sizes"]
 
-  def baseline(self, name: str) -> Curves:
+  def baseline(self, name: str, progress: Progress = unseen) -> Curves:
     """Runs a baseline at its best learning rate, or reads what was found.
 
     Args:
       name: in `baselines.BASELINES`, or `LBFGS`, which has no rate.
+      progress: is told of all steps while they are run; here and above.
     """
-    if name == LBFGS:
-      counts = self._num_steps, self._num_draws, self._seed, seeds.EVALUATION
-      run, tuned = lambda: quasi_newton.run(self._problem, *counts), []
-    else:
-      run, tuned = lambda: self._tuned(name), [self._num_tuning_draws, self._per_decade]
-    return _curves(self._once(name, tuned, lambda: _arrays(run())))
+    tuned = [] if name == LBFGS else [self._num_tuning_draws, self._per_decade]
+    run = self._minimized if name == LBFGS else lambda p: self._tuned(name, p)
+    return _curves(self._once(name, tuned, lambda: _arrays(run(progress))))
 
-  def _run(self, optimizer: Optimizer) -> Curves:
+  def _minimized(self, progress: Progress) -> Curves:
+    counts = self._num_steps, self._num_draws, self._seed, seeds.EVALUATION
+    return quasi_newton.run(self._problem, *counts, progress)
+
+  def _run(self, optimizer: Optimizer, progress: Progress) -> Curves:
     compiled = self._repays and execution.compiles_loop(self._problem, optimizer)
     optimizer = execution.stepped(self._problem, optimizer)
-    runner = Runner(self._problem, optimizer, self._num_steps, compiled)
+    runner = Runner(self._problem, optimizer, self._num_steps, compiled, progress)
     return runner(self._seed, seeds.EVALUATION, self._num_draws)
 
-  def _tuned(self, name: str) -> Curves:
+  def _tuned(self, name: str, progress: Progress) -> Curves:
     tuned = tuning.tune(
       self._problem,
       baselines.BASELINES[name],
@@ -121,6 +141,7 @@ class Panel:
       jit_compile=self._repays and self._problem.jit_compile,
       may_diverge=True,
       most_further=_MOST_FURTHER,
+      progress=progress,
     )
     return tuned[self._num_steps]
 

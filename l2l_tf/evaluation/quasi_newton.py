@@ -9,7 +9,7 @@ import scipy.optimize
 import tensorflow as tf
 
 from l2l_tf import seeds
-from l2l_tf.evaluation.runner import Curves
+from l2l_tf.evaluation.runner import Curves, Progress, unseen
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.problems import Problem
 
@@ -18,7 +18,12 @@ _MEMORY = 20  # pairs of steps and gradient differences; SciPy's default is 10
 
 
 def run(
-  problem: Problem, num_steps: int, num_draws: int, seed: int, branch: int
+  problem: Problem,
+  num_steps: int,
+  num_draws: int,
+  seed: int,
+  branch: int,
+  progress: Progress = unseen,
 ) -> Curves:
   """Runs L-BFGS on the draws on which all other optimizers run.
 
@@ -37,6 +42,7 @@ def run(
     num_draws: draws of the problem.
     seed: seed of all draws.
     branch: of the seed, such as `seeds.EVALUATION`.
+    progress: is told the evaluations of each draw.
 
   Returns:
     Its learning curves, with the rate at which its line searches start.
@@ -48,6 +54,7 @@ def run(
     best, curve = _minimize(evaluate, task, params, num_steps)
     losses.append(curve)
     held_out.append(problem.held_out(best, task.constants))
+    progress(num_steps)
   names = held_out[0]
   return Curves(
     np.stack(losses),

@@ -5,6 +5,7 @@ draws and mini-batches. A draw is what a seed names: initial parameters and cons
 one task, or of a batch of tasks that each have a curve of their own.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,12 @@ from l2l_tf import optimizers, seeds
 from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.problems import Problem
+
+Progress = Callable[[int], None]  # is told how many steps have been run
+
+
+def unseen(steps: int) -> None:
+  """A `Progress` that shows nothing."""
 
 
 class Curves(NamedTuple):
@@ -33,11 +40,21 @@ class Runner:
     optimizer: optimizers.Optimizer,
     num_steps: int,
     jit_compile: bool = False,
+    progress: Progress = unseen,
   ):
-    """Initializes the runner. The first call traces it; XLA compiles it on request."""
+    """Initializes the runner. The first call traces it; XLA compiles it on request.
+
+    Args:
+      problem: to draw from.
+      optimizer: to run.
+      num_steps: of each draw.
+      jit_compile: whether XLA compiles it.
+      progress: is told the steps of each draw once they are done.
+    """
     self._problem = problem
     self._optimizer = execution.with_roles(problem, optimizer)
     self._num_steps = num_steps
+    self._progress = progress
     compiled = {"autograph": False, "jit_compile": jit_compile}
     self._compiled = tf.function(self._run, **compiled)
     # Apart, lest the run is traced and compiled once to select and once to report.
@@ -55,6 +72,7 @@ class Runner:
       curves.append(losses)
       is_reported = branch == seeds.EVALUATION
       held_out.append(self._held_out(key, params) if is_reported else {})
+      self._progress(self._num_steps)
     return Curves(
       np.concatenate([curve.numpy().T for curve in curves]),
       {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]},

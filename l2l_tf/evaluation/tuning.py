@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from l2l_tf import optimizers, seeds
-from l2l_tf.evaluation.runner import Curves, Runner
+from l2l_tf.evaluation.runner import Curves, Progress, Runner, unseen
 from l2l_tf.meta import execution
 from l2l_tf.problems import Problem
 
@@ -65,6 +65,7 @@ def tune(
   jit_compile: bool = False,
   may_diverge: bool = False,
   most_further: int = 0,
+  progress: Progress = unseen,
 ) -> dict[int, Curves]:
   """Selects a learning rate for each horizon, and runs it on the reported draws.
 
@@ -85,6 +86,7 @@ def tune(
     may_diverge: if every rate diverges, report the first one instead of raising.
     most_further: how many rates to try beyond the grid, one after another at its
       outermost ratio, while the best one lies at an end.
+    progress: is told of all steps, as in `Runner`.
 
   Returns:
     The curves at each horizon's rate, by horizon.
@@ -97,7 +99,7 @@ def tune(
   # itself would do so only once, with the first rate.
   optimizer = make_optimizer(lambda step: rate)
   jit_compile = jit_compile and execution.compiles(optimizer)
-  runner = Runner(problem, optimizer, max(horizons), jit_compile)
+  runner = Runner(problem, optimizer, max(horizons), jit_compile, progress)
 
   def run(learning_rate: float, branch: int, num_draws: int) -> Curves:
     rate.assign(learning_rate)

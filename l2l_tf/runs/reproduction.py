@@ -2,10 +2,11 @@
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tqdm
@@ -14,7 +15,7 @@ from l2l_tf import tables
 from l2l_tf.evaluation import panel_plots, plots, report
 from l2l_tf.evaluation.baselines import BASELINES
 from l2l_tf.evaluation.panel import Panel
-from l2l_tf.evaluation.runner import Curves
+from l2l_tf.evaluation.runner import Curves, Progress
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import Problem
@@ -61,13 +62,7 @@ def reproduce(settings: ReproductionSettings) -> int:
     return code
   panels = _panels(figure, problems, path, settings.seed)
   optimizers = {name: _optimizer(figure, name, path) for name in figure.learned}
-  results = _evaluate(figure, panels, optimizers)
-  sizes = {}
-  if (name := figure.traced) is not None:
-    sizes = {
-      title: panel.gradient_sizes(name, optimizers[name])
-      for title, panel in panels.items()
-    }
+  results, sizes = _evaluate(figure, panels, optimizers)
   _write(figure, results, sizes, path, settings.quick)
   flags = flagfile.as_flagfile(dataclasses.asdict(settings))
   files.write_text(path / "flags.txt", flags)
@@ -149,22 +144,54 @@ def _evaluate(
   figure: figures.Figure,
   panels: Mapping[str, Panel],
   optimizers: Mapping[str, Optimizer],
-) -> Results:
+) -> tuple[Results, Sizes]:
+  """Runs all optimizers; the bar counts steps, of which a tuned baseline takes most."""
   results: Results = {}
-  total = sum(len(p.learned) + len(p.baselines) for p in figure.panels)
-  with tqdm.tqdm(total=total, desc="Evaluating", unit="run", dynamic_ncols=True) as bar:
+  sizes: Sizes = {}
+  total = sum(_planned(figure, shown, panels[shown.title]) for shown in figure.panels)
+  # By all steps so far: those of one optimizer say little about another's.
+  options = {"unit": "step", "unit_scale": True, "smoothing": 0, "dynamic_ncols": True}
+  with tqdm.tqdm(total=total, desc="Evaluating", **options) as bar:
     for shown in figure.panels:
-      panel, found = panels[shown.title], {}
+      title, panel, found = shown.title, panels[shown.title], {}
       for label, name in shown.learned.items():
-        bar.set_postfix_str(f"{label}: {shown.title}")
-        found[label] = panel.learned(label, optimizers[name])
-        bar.update()
+        with _counted(bar, panel.num_planned(), f"{label}: {title}") as progress:
+          found[label] = panel.learned(label, optimizers[name], progress)
       for name in shown.baselines:
-        bar.set_postfix_str(f"tuning {name}: {shown.title}")
-        found[name] = panel.baseline(name)
-        bar.update()
-      results[shown.title] = found
-  return results
+        with _counted(bar, panel.num_planned(name), f"{name}: {title}") as progress:
+          found[name] = panel.baseline(name, progress)
+      if (name := figure.traced) is not None:
+        with _counted(bar, panel.num_measured, f"gradients: {title}") as progress:
+          sizes[title] = panel.gradient_sizes(name, optimizers[name], progress)
+      results[title] = found
+  return results, sizes
+
+
+def _planned(figure: figures.Figure, shown: figures.Panel, panel: Panel) -> int:
+  """Returns the steps of a panel, if nothing is there yet."""
+  names = [*(None for _ in shown.learned), *shown.baselines]
+  measured = 0 if figure.traced is None else panel.num_measured
+  return sum(map(panel.num_planned, names)) + measured
+
+
+@contextlib.contextmanager
+def _counted(bar: tqdm.tqdm, planned: int, text: str) -> Iterator[Progress]:
+  """Yields what moves a bar on, whose total is mended where the plan was wrong.
+
+  What is read from a file takes no steps, and a search may go beyond its grid.
+  """
+  bar.set_postfix_str(text)
+  left = planned
+
+  def progress(steps):
+    nonlocal left
+    left -= steps
+    if left < 0:
+      bar.total, left = bar.total - left, 0
+    bar.update(steps)
+
+  yield progress
+  bar.total -= left
 
 
 def _write(
