@@ -185,6 +185,17 @@ def plot(size=None, **options):
   return panel_plots.Plot("a net", shown, **options)
 
 
+def test_a_figure_may_end_on_the_mean_of_its_last_steps():
+  shown = {"LSTM": Curves(np.array([[9.0, 4, 3, 2, 1], [9, 6, 3, 2, 3]]), {})}
+  header, row = reproduction._table({"a net": shown}, 0.5)
+  assert header[3:5] == ["mean loss, last 50% of steps", "+/-"]
+  assert row[3:5] == ["2", "0.98"]  # of 1.5 and 2.5
+  header, row = reproduction._table({"a net": shown}, 0.0)
+  assert header[3] == "final loss" and row[3:5] == ["2", "1.96"]  # of 1 and 3
+  picture = panel_plots.panels([plot()], "title", True, "", 0.1)
+  assert picture.axes[-1].get_ylabel() == "mean loss, last 10% of steps"
+
+
 def test_a_picture_has_a_panel_for_each_problem_and_a_summary():
   picture = panel_plots.panels([plot(trained_steps=2), plot()], "title", True)
   first, second, summary = picture.axes

@@ -26,7 +26,11 @@ class Plot(NamedTuple):
 
 
 def panels(
-  plots: Sequence[Plot], title: str, summarizes: bool = False, mark: str = ""
+  plots: Sequence[Plot],
+  title: str,
+  summarizes: bool = False,
+  mark: str = "",
+  final_share: float = 0.0,
 ) -> matplotlib.figure.Figure:
   """Draws mean learning curves with 95% bands, on logarithmic axes, in one row.
 
@@ -37,6 +41,8 @@ def panels(
     title: above all of them.
     summarizes: whether to draw a last row, the final losses on all problems.
     mark: printed across the figure, such as a warning.
+    final_share: of the steps, the last ones, whose mean is a final loss; 0 for the last
+      step alone.
 
   Returns:
     The figure; the caller saves it.
@@ -52,7 +58,7 @@ def panels(
   if plots[0].sizes is not None:
     _draw_sizes(figure, grid[1, :], plots)
   if summarizes:
-    _draw_finals(figure.add_subplot(grid[-1, :]), plots, styles)
+    _draw_finals(figure.add_subplot(grid[-1, :]), plots, styles, final_share)
   handles = [matplotlib.lines.Line2D([], [], label=k, **s) for k, s in styles.items()]
   options = {"ncols": min(len(handles), 2 * len(plots) + 1), "frameon": False}
   figure.legend(handles=handles, loc="outside lower center", **options)
@@ -129,7 +135,7 @@ def _draw_sizes(figure, place, plots: Sequence[Plot]) -> None:
   first.legend(title="problem", loc="lower left", frameon=False, fontsize=8)
 
 
-def _draw_finals(axes, plots: Sequence[Plot], styles) -> None:
+def _draw_finals(axes, plots: Sequence[Plot], styles, final_share: float) -> None:
   """Draws each optimizer's final loss with its 95% interval, problem by problem."""
   for i, (name, style) in enumerate(styles.items()):
     offset = 0.08 * (i - (len(styles) - 1) / 2)
@@ -137,7 +143,7 @@ def _draw_finals(axes, plots: Sequence[Plot], styles) -> None:
     for column, plot in enumerate(plots):
       if name not in plot.curves:
         continue
-      band = report.mean_band(plot.curves[name].losses)
+      band = report.mean_band(report.averaged(plot.curves[name], final_share).losses)
       value, low, high = band.value[-1], band.low[-1], band.high[-1]
       if not np.isfinite(value):
         continue
@@ -145,7 +151,9 @@ def _draw_finals(axes, plots: Sequence[Plot], styles) -> None:
       point = {"color": style["color"], "marker": marker, "markersize": 9}
       axes.errorbar(column + offset, value, error, linestyle="none", **point)
   axes.set_xticks(range(len(plots)), [plot.title for plot in plots])
-  label, limits = "loss after the last step", (-0.5, len(plots) - 0.5)
+  share = f"mean loss, last {final_share:.0%} of steps"
+  label = share if final_share else "loss after the last step"
+  limits = -0.5, len(plots) - 0.5
   axes.set(yscale="log", ylabel=label, xlim=limits)
   _plain_numbers(axes)
   axes.grid(alpha=0.25, axis="y", which="both")

@@ -65,6 +65,26 @@ def median_band(losses: np.ndarray) -> Band:
   return Band(np.median(losses, axis=0), ordered[low], ordered[high])
 
 
+def averaged(curves: Curves, share: float) -> Curves:
+  """Returns curves whose last loss is the mean over the last steps.
+
+  The loss of a single mini-batch is noisy; see also `tuning.last_tenth_loss`.
+
+  >>> from l2l_tf.evaluation import report
+  >>> curves = report.Curves(np.array([[9.0, 4.0, 3.0, 2.0, 1.0]]), {})
+  >>> report.averaged(curves, 0.5).losses
+  array([[9. , 4. , 3. , 2. , 1.5]])
+
+  Args:
+    curves: of one optimizer.
+    share: of all steps, those to average; 0 for the last one alone.
+  """
+  count = max(1, round(share * (curves.losses.shape[1] - 1)))
+  losses = np.copy(curves.losses)
+  losses[:, -1] = losses[:, -count:].mean(axis=1)
+  return curves._replace(losses=losses)
+
+
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
   """Reduces each optimizer's curves to a row of the table.
 

@@ -83,6 +83,8 @@ class Figure(NamedTuple):
     traced: the learned optimizer along whose trajectories a further row shows the
       gradients' sizes; None for no such row.
     gallery: pictures of each panel that are painted to be looked at.
+    final_share: share of a run's steps, the last ones, whose mean is its final loss; 0
+      for the last step alone. On small mini-batches that one is noisy.
   """
 
   name: str
@@ -97,6 +99,7 @@ class Figure(NamedTuple):
   summarizes: bool = False
   traced: str | None = None
   gallery: int = 0
+  final_share: float = 0.0
 
   @property
   def all_minutes(self) -> int:

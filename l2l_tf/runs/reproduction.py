@@ -201,7 +201,7 @@ def _write(
   path: pathlib.Path,
   is_quick: bool,
 ) -> None:
-  rows = _table(results)
+  rows = _table(results, figure.final_share)
   text = f"{figure.title}\n\n{tables.aligned(rows, num_left=2, has_rule=True)}"
   if is_quick:
     text += f"\n\nMade with {_QUICK}: nothing can be concluded from it."
@@ -215,23 +215,26 @@ def _write(
   ]
   mark = _QUICK if is_quick else ""
   title = f"{figure.title}\nAndrychowicz et al. 2016, {figure.source}"
-  picture = panel_plots.panels(shown, title, figure.summarizes, mark)
+  share = figure.final_share
+  picture = panel_plots.panels(shown, title, figure.summarizes, mark, share)
   plots.save(picture, path / "figure.png")
   print(f"\n{text}\n\nThe paper: {figure.claim}\nWritten to {path}/")
 
 
-def _table(results: Results) -> list[list[str]]:
+def _table(results: Results, final_share: float) -> list[list[str]]:
   """Returns the rows of the table, the lowest final loss of a panel first."""
   rows = []
   for panel, curves in results.items():
-    summary = report.summarize(curves)
+    ends = {name: report.averaged(c, final_share) for name, c in curves.items()}
+    summary = report.summarize(ends)
     for r in sorted(summary, key=lambda r: np.nan_to_num(r.final_loss, nan=np.inf)):
       numbers = r.learning_rate, r.final_loss, (r.final_high - r.final_low) / 2
       cells = [tables.number(x, 3) for x in (*numbers, r.ratio_to_best)]
       held_out = [tables.number(x, 3) for x in r.held_out.values()]
       names = [name.replace("_", " ") for name in r.held_out]
       rows.append([panel, r.optimizer, *cells, *held_out])
-  header = ["panel", "optimizer", "rate", "final loss", "+/-", "to best baseline"]
+  final = f"mean loss, last {final_share:.0%} of steps" if final_share else "final loss"
+  header = ["panel", "optimizer", "rate", final, "+/-", "to best baseline"]
   return [[*header, *names], *rows]
 
 
