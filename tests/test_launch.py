@@ -67,6 +67,7 @@ WRONG_FLAGS = [
   ("evaluate", ["--plot=perhaps"], ["--plot=perhaps"]),
   ("evaluate", ["some.npz"], ["'some.npz' is no flag"]),
   ("diagnose", [], ["nothing to diagnose: give --path"]),
+  ("style", ["--style=a.jpg"], ["give --content=..., --output=...; see --help"]),
   ("diagnose", ["--path=some.npz", "--warmup=0"], ["--warmup=0"]),
   ("diagnose", ["--path=some.npz", "--num_steps=0"], ["--num_steps=0"]),
   ("reproduce", [], ["Name a figure, one of quadratics, mnist", "--list"]),

@@ -169,9 +169,11 @@ def test_what_a_figure_names_is_known(name, make):
 def test_all_figures_are_listed(light_forks, tmp_path):
   ended = light_forks.run("reproduce", "--list", cwd=tmp_path)
   assert ended.code == 0 and not ended.err
-  header, _, *lines = ended.out.splitlines()
+  table, _, about = ended.out.partition("\n\n")
+  header, _, *lines = table.splitlines()
   assert header.split() == ["name", "figure", "needs", "minutes", "MB"]
   assert [line.split()[0] for line in lines] == _NAMES
+  assert "L2L_PHOTOS" in about and "two cores" in about
 
 
 def curves(last, rate=None):

@@ -8,6 +8,7 @@ import functools
 import logging as python_logging
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -175,9 +176,17 @@ def _parse(argv: list[str], argument: str | None) -> list[str]:
       return flags.FLAGS([rest[0], f"--{argument}={rest[1]}"])
     return rest
   except flags.Error as e:
-    sys.exit(_fail(f"{' '.join(str(e).split())}; see --help."))
+    sys.exit(_fail(f"{_in_words(e)}; see --help."))
   except SystemExit:  # absl has shown the help, and exits as if that were a failure.
     sys.exit(0)
+
+
+def _in_words(error: flags.Error) -> str:
+  """Returns what is wrong with the flags; absl says a sentence for each missing one."""
+  missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+  if missing:
+    return f"give {', '.join(f'{flag}=...' for flag in missing)}"
+  return " ".join(str(error).split())
 
 
 def _is_mistake(error: Exception) -> bool:
