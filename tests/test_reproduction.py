@@ -166,6 +166,24 @@ def test_what_a_figure_names_is_known(name, make):
     vocabulary.check(presets.get(panel.problem).problem, "problem")
 
 
+def test_a_quick_figure_has_one_training_of_each_kind():
+  stages = [
+    {**_STAGE, "problem": p, "seed": s} for p, s in (("a", 0), ("b", 0), ("a", 1))
+  ]
+  learned = {name: Learned(stages=(stage,)) for name, stage in zip("xyz", stages)}
+  panels = [
+    Panel("one", "simple", {"LSTM": "x", "LSTM-sub": "y", "other": "z"}),
+    Panel("two", "simple", {"LSTM": "y"}),
+    Panel("three", "simple", {"pretrained": "p"}),
+  ]
+  learned["p"] = Learned("quadratic")
+  quick = figure.quick(TINY._replace(learned=learned, panels=tuple(panels)))
+  assert list(quick.learned) == ["x", "z", "p"]
+  assert [panel.learned for panel in quick.panels] == [
+    {"LSTM": "x", "other": "z"}, {"LSTM": "x"}, {"pretrained": "p"}
+  ]  # fmt: skip
+
+
 def test_all_figures_are_listed(light_forks, tmp_path):
   ended = light_forks.run("reproduce", "--list", cwd=tmp_path)
   assert ended.code == 0 and not ended.err

@@ -11,15 +11,15 @@ BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adam")
 _QUICK_BASELINES = 2
 # Too little to learn anything: what runs is all that a figure needs.
 _QUICK_TRAINING = {
-  "num_epochs": 2,
+  "num_epochs": 1,
   "evaluation_epochs": 1,
-  "num_steps": 20,
-  "unroll_length": 10,
+  "num_steps": 10,
+  "unroll_length": 5,
 }
 _QUICK_PANEL = {
-  "num_steps": 20,
+  "num_steps": 10,
   "trained_steps": None,
-  "num_draws": 2,
+  "num_draws": 1,
   "num_tuning_draws": 1,
   "rates_per_decade": 1,
 }
@@ -108,17 +108,38 @@ class Figure(NamedTuple):
 
 
 def quick(figure: Figure) -> Figure:
-  """Returns a figure with the same parts, of which nothing can be concluded."""
+  """Returns a figure with the same kinds of parts, of which nothing can be concluded.
+
+  Most of its time goes into the graphs of trainings. One stands for all that differ in
+  their problems alone, in every panel.
+  """
+  first: dict[Any, str] = {}
+  stands_for = {
+    name: first.setdefault(_kind(one), name) for name, one in figure.learned.items()
+  }
   learned = {
     name: one._replace(stages=tuple(map(_quick_stage, one.stages[:1])))
     for name, one in figure.learned.items()
+    if stands_for[name] == name
   }
-  panels = [
-    panel._replace(baselines=panel.baselines[-_QUICK_BASELINES:], **_QUICK_PANEL)
-    for panel in figure.panels
-  ]
+  panels = [_quick_panel(panel, stands_for) for panel in figure.panels]
   gallery = min(figure.gallery, 1)
   return figure._replace(learned=learned, panels=tuple(panels), gallery=gallery)
+
+
+def _kind(one: Learned) -> Any:
+  """Returns what two trainings have in common that differ in their problems alone."""
+  stages = [{k: v for k, v in stage.items() if k != "problem"} for stage in one.stages]
+  return one.pretrained, repr([sorted(stage.items()) for stage in stages])
+
+
+def _quick_panel(panel: Panel, stands_for: Mapping[str, str]) -> Panel:
+  label: dict[str, str] = {}  # the first in the legend, by the optimizer
+  for shown, name in panel.learned.items():
+    label.setdefault(stands_for[name], shown)
+  learned = {shown: name for name, shown in label.items()}
+  baselines = panel.baselines[-_QUICK_BASELINES:]
+  return panel._replace(learned=learned, baselines=baselines, **_QUICK_PANEL)
 
 
 def _quick_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
