@@ -57,9 +57,11 @@ def losses_and_distance(rate, teacher):
     losses.append(loss)
     targets, state = teacher(grads, state, params=params, loss=loss)
     updates = [-rate * g for g in grads]
-    size = sum(np.sum(np.square(x)) for x in targets)
-    apart = sum(np.sum(np.square(x - y)) for x, y in zip(updates, targets))
-    distances.append(apart / size)
+    ratios = [
+      np.sum(np.square(x - y)) / np.sum(np.square(x) + np.square(y))
+      for x, y in zip(updates, targets)
+    ]
+    distances.append(np.mean(ratios))
     params = [p + u for p, u in zip(params, updates)]
   last = problem(params, task.constants, unroll.step_seed(task, 2 + _STEPS))
   return np.array([*losses, last]), np.mean(distances[2:])
@@ -80,12 +82,12 @@ def test_the_weighted_distance_is_added(teacher, relative, function):
 
 
 def test_its_gradient_holds_the_teacher_still():
-  # (1 - rate / 0.01)^2, whatever the trajectory.
+  # (1 - r)^2 / (1 + r^2) with r = rate / 0.01, whatever the trajectory.
   nothing = lambda curve: 0.0 * curve.losses[0]
   objective = MetaObjective(function=nothing, imitation=Imitation(SGD(0.01)))
   found = window(Rate(), objective)
-  np.testing.assert_allclose(found.meta_loss, (0.05 / 0.01 - 1) ** 2, rtol=1e-6)
-  expected = 2 * (0.05 / 0.01 - 1) / 0.01
+  np.testing.assert_allclose(found.meta_loss, 16 / 26, rtol=1e-6)
+  expected = (2 * 4 * 26 - 16 * 2 * 5) / 26**2 / 0.01
   np.testing.assert_allclose(found.meta_gradient[0], expected, rtol=1e-6)
 
 
@@ -95,7 +97,7 @@ def test_a_step_s_distance_is_bounded():
   for grads in ([0.0, 0.0], [np.inf, 1.0], [np.nan, 1.0]):
     _, state = optimizer([tf.constant(grads, tf.float64)], state)
   # Nobody moves; then two distances that are not finite.
-  assert float(state.total) == 2e4
+  assert float(state.total) == 4.0
 
 
 def test_its_weight_halves():

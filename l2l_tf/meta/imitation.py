@@ -14,7 +14,7 @@ from l2l_tf import dtypes
 from l2l_tf.optimizers import ALL, TENSOR, Optimizer
 from l2l_tf.optimizers.wrapper import Wrapper
 
-_MOST = 1e4  # distance of one step
+_MOST = 2.0  # distance of one step: that of updates that point the other way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,13 @@ class Imitation:
   """What to imitate, and how much that counts.
 
   The term is weight * 2^(-episode / half_life) * d. The distance d is the mean over a
-  window's steps of ||u - u*||^2 / ||u*||^2, where u are the updates of all parameters
-  and u* those of the teacher, which follows the same trajectory and meets the same
-  gradients. A step's part of it is 10,000 at most, also where u is not finite.
+  window's steps, and over the parameters, of ||u - u*||^2 / (||u||^2 + ||u*||^2), where
+  u is the update of a parameter and u* the teacher's, which follows the same trajectory
+  and meets the same gradients. It is 0 for equal updates, 1 for u = 0 or u orthogonal
+  to u*, and 2 for opposite ones, or where u is not finite. So a bias counts as much as
+  a kernel, and the small steps at the end of a schedule as much as the first ones; and
+  a learner that matches the direction only in part is not driven to take smaller steps
+  than its teacher.
 
   Attributes:
     teacher: an optimizer, usually hand-designed, with its learning rate.
@@ -121,7 +125,7 @@ class Imitating(Wrapper):
     arguments = {"params": params, "loss": loss}
     updates, own = self.inner(grads, state.own, **arguments)
     targets, teacher = self.teacher(grads, state.teacher, **arguments)
-    distance = tf.cast(_relative_distance(updates, targets), tf.float64)
+    distance = tf.cast(_mean_over_parameters(updates, targets), tf.float64)
     teacher = tf.nest.map_structure(tf.stop_gradient, teacher)
     return updates, Imitated(own, teacher, state.total + distance)
 
@@ -148,12 +152,19 @@ def mean_distance(start: Any, end: Any, losses: tf.Tensor) -> tf.Tensor | float:
   return tf.cast((end.total - start.total) / num_steps, losses.dtype)
 
 
-def _relative_distance(updates, targets) -> tf.Tensor:
-  """Returns ||u - u*||^2 / ||u*||^2, bounded; also where the teacher stands still."""
-  square = lambda tensors: tf.add_n(
-    [tf.reduce_sum(tf.square(x)) for x in dtypes.for_sum(tensors)]
-  )
-  targets = [tf.stop_gradient(t) for t in targets]
-  difference = [u - t for u, t in zip(updates, targets, strict=True)]
-  distance = square(difference) / tf.maximum(square(targets), 1e-12)
-  return tf.where(distance < _MOST, distance, tf.constant(_MOST, distance.dtype))
+def _mean_over_parameters(updates, targets) -> tf.Tensor:
+  """Returns the mean of the distances of the parameters' updates."""
+  pairs = zip(updates, map(tf.stop_gradient, targets), strict=True)
+  distances = [_distance(*dtypes.for_sum(pair)) for pair in pairs]
+  return dtypes.add(distances) / len(distances)
+
+
+def _distance(update: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+  """Returns ||u - u*||^2 / (||u||^2 + ||u*||^2); 2 where that is not finite."""
+  square = lambda x: tf.reduce_sum(tf.square(x))
+  is_finite = tf.math.is_finite(square(update) + square(target))
+  # Selected before they are squared, lest the derivative be 0 * inf.
+  update, target = (tf.where(is_finite, x, 0.0) for x in (update, target))
+  sizes = square(update) + square(target)
+  distance = tf.math.divide_no_nan(square(update - target), sizes)
+  return tf.where(is_finite, distance, tf.constant(_MOST, distance.dtype))
