@@ -27,6 +27,7 @@ _PUBLIC = {
   "Problem": "problems",
   "RNNprop": "optimizers",
   "RandomHorizon": "meta.curriculum",
+  "StaggeredBPTT": "meta.gradients",
   "SuiteTrainer": "meta.suite",
   "TruncatedBPTT": "meta.gradients",
   "Where": "optimizers",

@@ -519,7 +519,7 @@ def test_wrong_arguments_are_refused_in_one_sentence(build, message):
   "estimator, settings, message",
   [
     (PES(horizon=3), {}, "PES got a horizon of 3 steps, shorter than the window of 20"),
-    (NRES(), {"meta_batch_size": 2}, "NRES draws its own tasks, one for each of its"),
+    (NRES(), {"meta_batch_size": 2}, "NRES draws its own tasks; leave out"),
     (
       PES(),
       {"curriculum": l2l_tf.RandomHorizon(20, 40)},

@@ -362,8 +362,8 @@ def _check_particles(meta_gradient, meta_batch_size, objective, curriculum) -> N
   name = type(meta_gradient).__name__
   if meta_batch_size > 1:
     raise ValueError(
-      f"{name} draws its own tasks, one for each of its pairs; leave out"
-      f" meta_batch_size={meta_batch_size} and give more pairs."
+      f"{name} draws its own tasks; leave out meta_batch_size={meta_batch_size} and"
+      " give it more pairs or lanes."
     )
   if objective is not None and objective.clips_tasks:
     raise ValueError(
@@ -373,7 +373,7 @@ def _check_particles(meta_gradient, meta_batch_size, objective, curriculum) -> N
   if curriculum is not None:
     raise ValueError(
       f"{name} has episodes of its own, which a curriculum does not reach; leave it"
-      " out, and give horizon=(least, most) to vary them."
+      " out, or give PES(horizon=(least, most)) or the like to vary them."
     )
 
 

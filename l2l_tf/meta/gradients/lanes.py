@@ -69,6 +69,38 @@ def begin(
   return Lanes(task, (carry,) * num_particles, memory, horizon, horizons, next_seed)
 
 
+def staggered(
+  problem: Problem,
+  begin_all: Callable,
+  seed: tf.Tensor,
+  count: int,
+  horizons: tuple[int, int],
+) -> Lanes:
+  """Begins the first episodes, each cut short at another age.
+
+  Args:
+    problem: whose tasks are drawn.
+    begin_all: returns lanes, given their seeds [P, 2] and limits of horizons [P, 2].
+    seed: of all lanes.
+    count: P, how many there are.
+    horizons: the least and the most steps of an episode.
+
+  Raises:
+    ValueError: if a loss is not finite.
+  """
+  keys = tf.stack(seeds.split(seed, count))
+  limits = tf.constant([horizons] * count)
+  traced = tf.function(begin_all, autograph=False).get_concrete_function(keys, limits)
+  lanes = traced(keys, limits)
+  if not bool(tf.reduce_all(tf.math.is_finite(lanes.carries[0].loss))):
+    raise ValueError(
+      f"{type(problem).__name__} has a loss that is not finite where an episode"
+      " starts; check its data and its initial parameters."
+    )
+  ages = (tf.range(count) + 1) * lanes.horizon // count
+  return lanes._replace(horizon=tf.maximum(1, ages))
+
+
 def _drawn_horizon(limits: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   """Draws log-uniformly between the two limits, both included."""
   least, most = tf.unstack(tf.cast(limits, tf.float32))

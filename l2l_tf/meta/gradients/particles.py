@@ -129,18 +129,8 @@ class Particles(MetaGradient, abc.ABC):
         f" window of {unroll_length}; give a longer horizon, or a shorter"
         " unroll_length."
       )
-    keys = tf.stack(seeds.split(seed, self.pairs))
-    limits = tf.constant([horizons] * self.pairs)
     begin = self._all_beginning(problem, optimizer)
-    traced = tf.function(begin, autograph=False).get_concrete_function(keys, limits)
-    lanes = traced(keys, limits)
-    if not bool(tf.reduce_all(tf.math.is_finite(lanes.carries[0].loss))):
-      raise ValueError(
-        f"{type(problem).__name__} has a loss that is not finite where an episode"
-        " starts; check its data and its initial parameters."
-      )
-    ages = (tf.range(self.pairs) + 1) * lanes.horizon // self.pairs
-    return lanes._replace(horizon=tf.maximum(1, ages))
+    return lanes_lib.staggered(problem, begin, seed, self.pairs, horizons)
 
   def __call__(
     self,
