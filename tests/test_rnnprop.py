@@ -81,8 +81,8 @@ def test_with_blocks_it_also_reads_the_orthogonalised_momenta_of_kernels():
   shapes = [(3, 3, 2, 4), (6,), (5, 4)]
   optimizer = RNNprop((), output_scale=2.0, block=3, **DOUBLE)
   _, w = optimizer.trainable_variables
-  assert w.shape == (3, 1)
-  w.assign([[0.0], [0.0], [0.1]])  # The output is that input, times 0.1.
+  assert w.shape == (4, 1)
+  w.assign([[0.0], [0.0], [0.1], [0.3]])  # The outputs are 0.1 x, plus 0.3 for kernels.
   state = optimizer.initial_state([tf.zeros(s, tf.float64) for s in shapes])
   momenta, squares = ([np.zeros(s) for s in shapes] for _ in range(2))
   for t in range(1, 4):
@@ -99,7 +99,9 @@ def test_with_blocks_it_also_reads_the_orthogonalised_momenta_of_kernels():
       for m, g, v in zip(hats, grads, squares)
     ]
     for u, x in zip(updates, expected):
-      np.testing.assert_allclose(u, 2.0 * np.tanh(0.1 * x), rtol=1e-6)
+      is_kernel = x.ndim > 1
+      expected_update = 2.0 * np.tanh(0.1 * x + 0.3 * is_kernel)
+      np.testing.assert_allclose(u, expected_update, rtol=1e-6)
 
 
 def test_with_blocks_a_path_tells_what_a_tensor_is():
@@ -109,6 +111,7 @@ def test_with_blocks_a_path_tells_what_a_tensor_is():
   assert optimizer.coupling == TENSOR and plain.coupling == COORDINATE
   inputs = told._read(grads, told.initial_state(grads))[0]
   np.testing.assert_array_equal(inputs[2], inputs[0])
+  np.testing.assert_array_equal(inputs[3], np.zeros(12))
   inputs = optimizer._read(grads, optimizer.initial_state(grads))[0]
   assert not np.allclose(inputs[2], inputs[0])
   assert plain.with_parameters([]) is plain

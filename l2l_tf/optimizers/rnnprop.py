@@ -57,7 +57,7 @@ def normalize(grad, first, second, step, beta_1, beta_2, epsilon):
 
 
 def orthogonal_features(normalized, momentum, roles: Sequence[Role], block: int):
-  """The momenta of kernels, orthogonalised in blocks; what is no kernel, as normalized.
+  """The momenta of kernels, orthogonalised in blocks, and which coordinates are theirs.
 
   Args:
     normalized: m_hat / sqrt(v_hat) of all coordinates, [1, N].
@@ -66,13 +66,18 @@ def orthogonal_features(normalized, momentum, roles: Sequence[Role], block: int)
     block: rows of a block.
 
   Returns:
-    [1, N]; of a kernel, root mean square 1.
+    [2, N]: of a kernel, the momentum with root mean square 1, and ones; of what is no
+    kernel, `normalized`, and zeros.
   """
   sizes = [math.prod(r.shape) for r in roles]
   parts = zip(roles, *(tf.split(x, sizes, axis=1) for x in (normalized, momentum)))
   matrix = lambda r, m: orthogonalized(tf.reshape(m, r.matrix), block)
   rows = [tf.reshape(matrix(r, m), [1, -1]) if r.is_kernel else x for r, x, m in parts]
-  return tf.concat(rows, axis=1)
+  ones = [
+    tf.fill([1, n], tf.cast(r.is_kernel, x.dtype))
+    for r, n, x in zip(roles, sizes, rows)
+  ]
+  return tf.concat([tf.concat(rows, axis=1), tf.concat(ones, axis=1)], axis=0)
 
 
 def time_features(step, scales):
@@ -101,7 +106,7 @@ class _Inputs:
 
   @property
   def num_features(self) -> int:
-    return 2 + (self.block is not None) + len(self.time_scales)
+    return 2 + 2 * (self.block is not None) + len(self.time_scales)
 
   def initial(self, size: int) -> Moments:
     zeros = tf.zeros([1, size], self.moments_dtype)
@@ -154,7 +159,8 @@ class RNNprop(base.Optimizer):
 
   With `block`, the LSTM also reads, for kernels, the momentum (2 m_hat + g) / 3,
   orthogonalised as in `GeneralRule`: what a coordinate's gradient says beside those of
-  its kernel.
+  its kernel. It is told which coordinates are a kernel's and which are a bias's or the
+  like, which take steps of another size.
 
   >>> optimizer = RNNprop(output_scale=0.1)
   >>> grads = [tf.constant([1e-6, 1.0, 1e6])]
@@ -198,7 +204,7 @@ class RNNprop(base.Optimizer):
       dtype: type of the weights and the LSTM's state, as a string; the moments are kept
         in float32 if that is more precise.
       block: rows (or columns, whichever are fewer) of a kernel that are orthogonalised
-        together; by default there is no such input.
+        together; by default there are no such inputs.
 
     Raises:
       ValueError: for a number out of range or an unknown name.
