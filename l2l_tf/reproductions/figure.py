@@ -85,6 +85,8 @@ class Figure(NamedTuple):
     gallery: pictures of each panel that are painted to be looked at.
     final_share: share of a run's steps, the last ones, whose mean is its final loss; 0
       for the last step alone. On small mini-batches that one is noisy.
+    whole: examples of the whole training set, if it has parts that are in use instead;
+      the title says so of a part.
   """
 
   name: str
@@ -100,6 +102,7 @@ class Figure(NamedTuple):
   traced: str | None = None
   gallery: int = 0
   final_share: float = 0.0
+  whole: int = 0
 
   @property
   def all_minutes(self) -> int:

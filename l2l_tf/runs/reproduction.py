@@ -84,12 +84,24 @@ def _reproduce(figure: figures.Figure, settings: ReproductionSettings) -> int:
   panels = _panels(figure, problems, path, settings.seed)
   optimizers = {name: _optimizer(figure, name, path) for name in figure.learned}
   results, sizes = _evaluate(figure, panels, optimizers)
+  figure = figure._replace(title=figure.title + _of_a_part(figure, problems))
   _write(figure, results, sizes, path, settings.quick)
   flags = flagfile.as_flagfile(dataclasses.asdict(settings))
   files.write_text(path / "flags.txt", flags)
   if figure.gallery:
     _hang(figure, problems, optimizers, results, path, settings.seed)
   return 0
+
+
+def _of_a_part(figure: figures.Figure, problems: Mapping[str, Problem]) -> str:
+  """Returns what a title says of training data that are a part of the usual ones."""
+  if not figure.whole:
+    return ""
+  (_, (first, *_)), *_ = problems[figure.panels[0].problem].data_sources()
+  count = len(first)
+  if count >= figure.whole:
+    return ""
+  return f" (on a subset: {count:,} of {figure.whole:,} images)"
 
 
 def _hang(figure, problems, optimizers, results: Results, path, seed: int) -> None:

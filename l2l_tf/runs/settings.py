@@ -25,7 +25,6 @@ CHOICES = {
   "schedule": ("cosine", "constant"),
   "meta_loss": ("sum", "last", "mean", "log_relative", "best"),
 }
-IMITATION = (1.0, 100.0)  # default weight and half-life
 # Settings whose defaults are the recipe's, whatever is trained. The recipe's others are
 # in `_optimizer` and `_meta_optimizer`.
 _OF_RECIPE = (
@@ -93,8 +92,8 @@ class TrainingSettings:
       save_path=os.path.expanduser(path),  # Shells leave --save_path=~/x alone.
       **self._of_recipe(recipe),
       **self._optimizer(recipe),
-      **self._meta_gradient(),
-      **self._imitation(),
+      **self._meta_gradient(recipe),
+      **self._imitation(recipe),
       **self._with_curriculum(self._meta_optimizer(recipe)),
     )
 
@@ -127,29 +126,30 @@ class TrainingSettings:
       self._refuse(ARCHITECTURE, f"--optimizer={expression.text}, {reason}")
     return {"optimizer": expression.text, **values}
 
-  def _meta_gradient(self) -> dict[str, Any]:
-    if self.meta_gradient is None:
+  def _meta_gradient(self, recipe: presets.Preset) -> dict[str, Any]:
+    own = self.meta_gradient, self.second_derivatives, self.meta_loss
+    is_open = all(x is None for x in own)
+    given = recipe.meta_gradient if is_open else self.meta_gradient
+    if given is None:
       return {
         "meta_loss": self._choice("meta_loss"),
         "second_derivatives": bool(self.second_derivatives),
       }
-    text = vocabulary.check(self.meta_gradient, "meta_gradient").text
+    text = vocabulary.check(given, "meta_gradient").text
     reason = "which says its arguments itself"
     self._refuse(("second_derivatives",), f"--meta_gradient={text}, {reason}")
     if self.meta_loss is not None:
       self._choice("meta_loss")
     return {"meta_gradient": text}
 
-  def _imitation(self) -> dict[str, Any]:
+  def _imitation(self, recipe: presets.Preset) -> dict[str, Any]:
     names = ("imitation_weight", "imitation_half_life")
-    if self.imitation is None:
+    given = self._or_of(recipe, "imitation")
+    if given is None:
       self._refuse(names, "no --imitation, which says what is imitated")
       return {}
-    defaults = zip(names, IMITATION, strict=True)
-    values = {
-      k: x if getattr(self, k) is None else getattr(self, k) for k, x in defaults
-    }
-    return {"imitation": vocabulary.check(self.imitation, "optimizer").text, **values}
+    values = {name: self._or_of(recipe, name) for name in names}
+    return {"imitation": vocabulary.check(given, "optimizer").text, **values}
 
   def _with_curriculum(self, values: dict[str, Any]) -> dict[str, Any]:
     if self.curriculum is None:

@@ -17,7 +17,7 @@ import math
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import AUTO, CHOICES, IMITATION, TrainingSettings
+from l2l_tf.runs.settings import AUTO, CHOICES, TrainingSettings
 from l2l_tf.scripts import launch
 
 
@@ -138,18 +138,18 @@ flags.DEFINE_string(
   None,
   "Optimizer whose updates are imitated at first, written as --optimizer is, as in"
   " 'Adam(learning_rate=0.001)', its default rate; the relative distance from its"
-  " updates is added to the meta-loss; by default there is none.",
+  f" updates is added to the meta-loss; {_recipe('imitation')}",
 )
 flags.DEFINE_float(
   "imitation_weight",
   None,
-  f"Weight of that distance in the first epoch; by default {IMITATION[0]:g}.",
+  f"Weight of that distance in the first epoch; {_recipe('imitation_weight')}",
 )
 flags.DEFINE_float(
   "imitation_half_life",
   None,
-  "Epochs in which the weight halves, inf for a constant one; by default"
-  f" {IMITATION[1]:g}.",
+  "Epochs in which the weight halves, inf for a constant one;"
+  f" {_recipe('imitation_half_life')}",
 )
 flags.DEFINE_bool(
   "second_derivatives",
@@ -170,8 +170,8 @@ flags.DEFINE_string(
   None,
   "How the gradient of the meta-loss is computed, in place of"
   " --second_derivatives, as in 'TruncatedBPTT(second_derivatives=True)', or a class of"
-  " path/to/file.py:MyMetaGradient(); by default TruncatedBPTT. There are:\n"
-  f"{vocabulary.describe('meta_gradient')}",
+  " path/to/file.py:MyMetaGradient(); None is TruncatedBPTT;"
+  f" {_recipe('meta_gradient')} There are:\n{vocabulary.describe('meta_gradient')}",
 )
 flags.DEFINE_string(
   "optimizer",
