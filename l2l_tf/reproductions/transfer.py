@@ -1,5 +1,7 @@
 """Transfer from one perceptron on MNIST to others, and training on several at once."""
 
+import math
+
 from l2l_tf.reproductions.figure import Figure, Learned, Panel
 
 # Other widths and depths than those that are tested.
@@ -8,21 +10,38 @@ _SEVERAL = (
   " mnist_mlp(layers=(10,), activation='tanh'),"
   " mnist_mlp(layers=(15,), activation='relu')])"
 )
-_SECOND = {"second_derivatives": True, "learning_rate": 0.001}
-# Those of the pretrained mnist_mlp, so that only the nets differ, except that the last
-# stage is shorter: it has four nets to run at once.
-_STAGES = (
-  {"evaluation_period": 20, "evaluation_epochs": 16},
-  {"evaluation_period": 20, "evaluation_epochs": 16, **_SECOND},
-  {
-    "evaluation_period": 40, "evaluation_epochs": 32, **_SECOND, "num_epochs": 160,
-    "patience": 3,
-  },
-)  # fmt: skip
+
+
+def _imitating(problem: str, minutes: int) -> Learned:
+  """Returns a training in which only the net, or the nets, are chosen."""
+  stage = {
+    "problem": problem,
+    "optimizer": (
+      "RNNprop(layers=(20,), beta_1=0.85, output_scale=0.05, time_scales=(10, 100),"
+      " block=32)"
+    ),
+    "num_epochs": 5,
+    "num_steps": 200,
+    "unroll_length": 2,
+    "evaluation_period": 5,
+    "evaluation_epochs": 2,
+    "clip_norm": 1.0,
+    "relative_loss": True,
+    "learning_rate": 0.005,
+    "meta_gradient": "StaggeredBPTT(lanes=6)",
+    "imitation": "GeneralRule()",
+    "imitation_weight": 100.0,
+    "imitation_half_life": math.inf,
+  }
+  return Learned(stages=(stage,), minutes=minutes)
 
 
 def _panel(title: str, net: str) -> Panel:
-  learned = {"LSTM, trained on one net": "mnist", "LSTM, on four nets": "several"}
+  learned = {
+    "LSTM, as in the paper": "mnist",
+    "RNNprop, on one net": "transfer_one",
+    "RNNprop, on four nets": "transfer_several",
+  }
   return Panel(title, net, learned, num_steps=200, trained_steps=100)
 
 
@@ -38,9 +57,8 @@ FIGURE = Figure(
   megabytes=10,
   learned={
     "mnist": Learned("mnist_mlp"),
-    "several": Learned(
-      stages=tuple({"problem": _SEVERAL, **stage} for stage in _STAGES), minutes=60
-    ),
+    "transfer_one": _imitating("mnist_mlp()", 3),
+    "transfer_several": _imitating(_SEVERAL, 8),
   },
   panels=(
     _panel("20 units, as in training", "mnist_mlp()"),
