@@ -21,9 +21,12 @@ from l2l_tf.optimizers import (
   Adagrad,
   Adam,
   Blocked,
+  ConstantGates,
   CoordinatewiseLSTM,
+  GateLSTM,
   GeneralRule,
   KernelwiseLSTM,
+  LearnedStart,
   Momentum,
   Nesterov,
   Optimizer,
@@ -69,6 +72,9 @@ TABLE = {
   "general rule": (GeneralRule, SHAPES),
   "general rule without blocks": (lambda: GeneralRule(block=None), MIXED),
   "partition": (partition, MIXED),
+  "gates": (GateLSTM, SHAPES),
+  "gates with memory": (lambda: GateLSTM(memory=True, units=3), SHAPES),
+  "constant gates": (lambda: ConstantGates(0.1, decay=0.01), SHAPES),
   "blocked": (lambda: Blocked(CoordinatewiseLSTM((3, 2), "log_and_sign"), 4), SHAPES),
 }
 
@@ -104,15 +110,18 @@ def test_the_table_holds_every_public_optimizer():
     and issubclass(cls, Optimizer)
     and not inspect.isabstract(cls)
   }
-  assert public == {type(make()) for make, _ in TABLE.values()}
+  apart = {LearnedStart}  # Its start does not move a step: see test_learned_start.py.
+  assert public - apart == {type(make()) for make, _ in TABLE.values()}
 
 
 def call(optimizer, grads, state):
-  """Takes a step; an optimizer that reads the parameters gets some."""
-  params = None
+  """Takes a step; an optimizer that reads the parameters or the loss gets some."""
+  params = loss = None
   if PARAMETERS in optimizer.reads:
     params = [tf.ones_like(g) for g in grads]
-  return optimizer(grads, state, params=params)
+  if LOSS in optimizer.reads:
+    loss = tf.constant(0.7)
+  return optimizer(grads, state, params=params, loss=loss)
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
@@ -133,7 +142,12 @@ def test_parameters_and_loss_may_be_passed_or_left_out(case):
   params, loss = normal(shapes, seed=1), tf.constant(1.0)
   assert_same(
     optimizer(grads, state, params=params, loss=loss),
-    optimizer(grads, state, params=params if PARAMETERS in optimizer.reads else None),
+    optimizer(
+      grads,
+      state,
+      params=params if PARAMETERS in optimizer.reads else None,
+      loss=loss if LOSS in optimizer.reads else None,
+    ),
   )
 
 

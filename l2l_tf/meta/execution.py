@@ -14,7 +14,7 @@ import tensorflow as tf
 from l2l_tf import cores
 from l2l_tf.meta import unroll
 from l2l_tf.meta.objective import MetaObjective
-from l2l_tf.optimizers import ALL, COORDINATE, Blocked, Optimizer
+from l2l_tf.optimizers import ALL, COORDINATE, LOSS, Blocked, Optimizer
 from l2l_tf.optimizers.compiled import Compiled
 from l2l_tf.problems import Problem, TaskBatch
 
@@ -99,9 +99,14 @@ def arranged(
 
 
 def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
-  """Whether several tasks can share one call, and one loss, the sum of theirs."""
+  """Whether several tasks can share one call, and one loss, the sum of theirs.
+
+  An optimizer that reads the loss would read that sum, and a learned start has the
+  shapes of one task.
+  """
   is_sum = objective.is_weighted_sum and not objective.clips_tasks
-  return optimizer.coupling == COORDINATE and is_sum
+  is_apart = optimizer.coupling == COORDINATE and not optimizer.learns_start
+  return is_apart and LOSS not in optimizer.reads and is_sum
 
 
 def groups(

@@ -3,6 +3,7 @@
 from l2l_tf.optimizers.base import Optimizer
 from l2l_tf.optimizers.blocked import Blocked
 from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM, KernelwiseLSTM
+from l2l_tf.optimizers.gate_lstm import ConstantGates, GateLSTM
 from l2l_tf.optimizers.general_rule import GeneralRule
 from l2l_tf.optimizers.hand_designed import (
   SGD,
@@ -12,6 +13,7 @@ from l2l_tf.optimizers.hand_designed import (
   Nesterov,
   RMSprop,
 )
+from l2l_tf.optimizers.learned_start import LearnedStart
 from l2l_tf.optimizers.partition import Partition, Where
 from l2l_tf.optimizers.rnnprop import RNNprop
 from l2l_tf.optimizers.traits import (
