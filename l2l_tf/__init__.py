@@ -29,6 +29,7 @@ _PUBLIC = {
   "Problem": "problems",
   "RNNprop": "optimizers",
   "RandomHorizon": "meta.curriculum",
+  "Reptile": "meta.gradients",
   "StaggeredBPTT": "meta.gradients",
   "SuiteTrainer": "meta.suite",
   "TruncatedBPTT": "meta.gradients",

@@ -119,6 +119,8 @@ def test_what_does_not_run_or_prints_something_else_is_found(text, complaint):
 _NEEDS_NO_EXAMPLE = {
   "Problem",  # abstract
   "Parameter",  # a description that problems return
+  "Episode",  # likewise
+  "Learner",  # abstract
   "DatasetUnavailableError",
   "TaskBatch",  # made by the trainer
   "mnist_mlp",  # MNIST may be missing

@@ -139,6 +139,11 @@ class MetaObjective:
       return tf.constant(self.weights, dtype)
 
   @property
+  def is_of_last(self) -> bool:
+    """Whether the meta-loss is that of the window's last step, f(theta_T)."""
+    return self.is_weighted_sum and self.weights is last_only
+
+  @property
   def is_weighted_sum(self) -> bool:
     """Whether the meta-loss is sum_t w_t f(theta_t)."""
     return self.function is None and self.imitation is None

@@ -115,7 +115,7 @@ class GateLSTM(base.Optimizer):
     self.recurrent = draw(2, [2], _WEIGHTS)
     biases = [draw(3 + gate, [], limits) for gate, limits in _BIASES.items()]
     self.bias = tf.Variable(tf.stack(biases))
-    self._memory = _Memory(units, seed, self._dtype) if memory else None
+    self._memory = Memory(units, seed, self._dtype) if memory else None
 
   @property
   def config(self) -> dict[str, Any]:
@@ -176,11 +176,11 @@ class GateLSTM(base.Optimizer):
     return coordinatewise.to_coordinates([tf.cast(x, self._dtype) for x in tensors])
 
 
-class _Memory(tf.Module):
+class Memory(tf.Module):
   """An LSTM with a state for each coordinate, and m, which reads moments out of it."""
 
   def __init__(self, units: int, seed: int, dtype: tf.DType):
-    super().__init__()
+    super().__init__(name="memory")
     layer = network.DeepLSTM(
       _NUM_FEATURES, 1, (units,), "truncated_normal", seed, dtype
     ).weights.layers[0]

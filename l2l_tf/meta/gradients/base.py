@@ -124,6 +124,7 @@ def run_window(
   observe: unroll.Observer,
   evaluate: Callable = unroll.first_order,
   loop: Callable = unroll.unroll,
+  only_last: bool = False,
 ) -> tuple[unroll.Carry, Curve, Any]:
   """Runs a window from `carry`, or from the start that the optimizer's phi makes.
 
@@ -136,11 +137,19 @@ def run_window(
     observe: what to record after each step.
     evaluate: `unroll.first_order` or `unroll.second_order`.
     loop: `unroll.unroll` or `unroll.static_unroll`.
+    only_last: whether the curve holds the last step's meta-loss alone. A meta-loss of
+      the problem's own, such as that of a query set, is then evaluated once.
 
   Returns:
     Where the window ended, its meta-losses, and what was observed.
   """
   carry = unroll.with_learned_start(problem, optimizer, task, carry, evaluate)
+  if only_last:
+    end, observed = loop(problem, optimizer, task, carry, length, observe, evaluate)
+    with tf.name_scope("meta_loss"):
+      last = unroll.meta_loss(problem, task, end)
+    losses = dtypes.for_sum([last])[0][tf.newaxis]
+    return with_least(end, losses), curve_of(carry, end, losses), observed
   see = lambda c, updates: (unroll.meta_loss(problem, task, c), observe(c, updates))
   end, (losses, observed) = loop(problem, optimizer, task, carry, length, see, evaluate)
   (losses,) = dtypes.for_sum([losses])

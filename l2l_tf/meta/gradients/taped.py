@@ -48,7 +48,15 @@ class TapedBPTT(MetaGradient):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(phi)
       carry, curve, observed = run_window(
-        problem, optimizer, task, carry, length, observe, self.evaluate, self.unroll
+        problem,
+        optimizer,
+        task,
+        carry,
+        length,
+        observe,
+        self.evaluate,
+        self.unroll,
+        only_last=objective.is_of_last,
       )
       with tf.name_scope("meta_loss"):
         meta_loss = objective.of_curve(curve)

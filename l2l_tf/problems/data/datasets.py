@@ -201,6 +201,32 @@ def cifar10() -> Dataset:
   return as_dataset(train["image"], train["label"], test["image"], test["label"])
 
 
+def omniglot(split: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+  """Reads Omniglot, and downloads it if it is missing, as `mnist` is.
+
+  Args:
+    split: in the words of tensorflow-datasets, such as "train+test".
+    label: "alphabet", or "label" for the character.
+
+  Returns:
+    Images [N, 28, 28, 1], uint8 in 0..255, white on black, and a number for each.
+
+  Raises:
+    DatasetUnavailableError: as for `mnist`.
+  """
+
+  def shrunk(example):
+    grey = 255.0 - tf.cast(example["image"][..., :1], tf.float32)
+    image = tf.image.resize(grey, [_OMNIGLOT_PIXELS] * 2, "area")
+    return tf.cast(tf.round(image), tf.uint8), example[label]
+
+  with tf.init_scope():
+    examples = _load("omniglot", split=split)
+    batches = examples.map(shrunk, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)
+    images, labels = (np.concatenate(x) for x in zip(*batches.as_numpy_iterator()))
+  return images, labels
+
+
 @functools.lru_cache(maxsize=1)
 def omniglot_alphabets() -> Dataset:
   """Returns Omniglot's handwritten characters, labelled by their alphabets.
@@ -214,16 +240,7 @@ def omniglot_alphabets() -> Dataset:
   Raises:
     DatasetUnavailableError: as for `mnist`.
   """
-
-  def shrunk(example):
-    grey = 255.0 - tf.cast(example["image"][..., :1], tf.float32)
-    image = tf.image.resize(grey, [_OMNIGLOT_PIXELS] * 2, "area")
-    return tf.cast(tf.round(image), tf.uint8), example["alphabet"]
-
-  with tf.init_scope():
-    examples = _load("omniglot", split="train")
-    batches = examples.map(shrunk, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)
-    images, labels = (np.concatenate(x) for x in zip(*batches.as_numpy_iterator()))
+  images, labels = omniglot("train", "alphabet")
   _, labels = np.unique(labels, return_inverse=True)
   return _permuted(images, labels, 1000)
 

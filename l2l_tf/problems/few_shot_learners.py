@@ -1,0 +1,171 @@
+"""The networks that few-shot episodes train.
+
+Batch normalisation has no running statistics here: whose mean and variance are used is
+said in every call, so that nothing can leak from one episode to the next.
+"""
+
+import abc
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from l2l_tf import seeds
+from l2l_tf.problems.base import Parameter
+
+_EPSILON = 1e-3  # of batch normalisation, Keras's default
+_PER_BLOCK = 3  # parameters: kernel, scale, offset
+
+
+class Learner(abc.ABC):
+  """A network: an embedding of images, and a linear map of it to the classes."""
+
+  jit_compile = False  # as in `Problem`
+
+  @abc.abstractmethod
+  def parameters(self, shape: tuple[int, ...], ways: int) -> list[Parameter]:
+    """Describes the parameters for images of a shape; the last two are the head's."""
+
+  @abc.abstractmethod
+  def features(
+    self, params: list[tf.Tensor], images: tf.Tensor, num_reference: int | None = None
+  ) -> tf.Tensor:
+    """Embeds images.
+
+    Args:
+      params: as `parameters` describes them; those of the head are not used.
+      images: [B, height, width, channels], floats.
+      num_reference: how many images, from the first, give the mean and variance by
+        which all are normalised; None for all of them.
+
+    Returns:
+      [B, features].
+    """
+
+  def logits(self, params, images, num_reference=None) -> tf.Tensor:
+    """Maps images, as for `features`, to logits [B, ways]."""
+    *_, kernel, bias = params
+    return tf.matmul(self.features(params, images, num_reference), kernel) + bias
+
+  def init(
+    self, seed: tf.Tensor, shape: tuple[int, ...], ways: int, dtype: tf.DType
+  ) -> list[tf.Tensor]:
+    """Draws parameters: kernels from N(0, 2 / inputs), scales 1, the rest 0."""
+    described = self.parameters(shape, ways)
+    keys = seeds.split(seed, len(described))
+    return [_drawn(p, key, dtype) for p, key in zip(described, keys)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvBlocks(Learner):
+  """Blocks of convolution, batch normalisation, ReLU and pooling, then a linear map.
+
+  Vinyals et al. 2016, section 4.1. Ravi and Larochelle 2017 have four blocks of 32
+  filters, 3 x 3. Pooling halves height and width, rounded down, as long as both are
+  above 1. The convolutions have no bias: the normalisation would take it away.
+
+  Attributes:
+    filters: of each block.
+    blocks: their number.
+  """
+
+  filters: int = 32
+  blocks: int = 4
+
+  def __post_init__(self):
+    if self.filters < 1 or self.blocks < 1:
+      raise ValueError(f"{self} must have at least one filter and one block.")
+
+  def parameters(self, shape, ways):
+    height, width, channels = shape
+    found = []
+    for i in range(self.blocks):
+      kernel, vector = (3, 3, channels, self.filters), (self.filters,)
+      found.append(Parameter(f"block_{i}/kernel", kernel, "kernel"))
+      found.append(Parameter(f"block_{i}/scale", vector, "variable"))
+      found.append(Parameter(f"block_{i}/offset", vector, "bias"))
+      channels = self.filters
+      if min(height, width) > 1:
+        height, width = height // 2, width // 2
+    return [*found, *_head(height * width * channels, ways)]
+
+  def features(self, params, images, num_reference=None):
+    hidden = images
+    for i, (kernel, scale, offset) in enumerate(_blocks(params)):
+      with tf.name_scope(f"block_{i}"):
+        hidden = tf.nn.conv2d(hidden, kernel, strides=1, padding="SAME")
+        hidden = tf.nn.relu(normalized(hidden, scale, offset, num_reference))
+        if min(hidden.shape[1:3]) > 1:
+          hidden = tf.nn.max_pool2d(hidden, 2, strides=2, padding="VALID")
+    return tf.reshape(hidden, [-1, math.prod(hidden.shape[1:])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Learner):
+  """One hidden layer of ReLU units, then a linear map; nothing is normalised.
+
+  Attributes:
+    units: of the hidden layer.
+  """
+
+  units: int = 64
+
+  jit_compile = True
+
+  def __post_init__(self):
+    if self.units < 1:
+      raise ValueError(f"{self} must have at least one unit.")
+
+  def parameters(self, shape, ways):
+    size = math.prod(shape)
+    hidden = [
+      Parameter("hidden/kernel", (size, self.units), "kernel"),
+      Parameter("hidden/bias", (self.units,), "bias"),
+    ]
+    return [*hidden, *_head(self.units, ways)]
+
+  def features(self, params, images, num_reference=None):
+    kernel, bias = params[:2]
+    flat = tf.reshape(images, [-1, kernel.shape[0]])
+    return tf.nn.relu(tf.matmul(flat, kernel) + bias)
+
+
+LEARNERS = {"conv": ConvBlocks, "dense": Dense}
+
+
+def normalized(
+  x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, num_reference: int | None = None
+) -> tf.Tensor:
+  """Batch normalisation by the mean and variance of some of the images.
+
+  Ioffe and Szegedy 2015, algorithm 1, https://arxiv.org/abs/1502.03167
+
+  Args:
+    x: [B, height, width, channels].
+    scale: gamma, [channels].
+    offset: beta, [channels].
+    num_reference: as in `Learner.features`.
+  """
+  reference = x if num_reference is None else x[:num_reference]
+  mean, variance = tf.nn.moments(reference, axes=[0, 1, 2])
+  factor = scale * tf.math.rsqrt(variance + _EPSILON)
+  return x * factor + (offset - mean * factor)
+
+
+def _blocks(params):
+  return zip(*(params[i:-2:_PER_BLOCK] for i in range(_PER_BLOCK)), strict=True)
+
+
+def _head(size: int, ways: int) -> list[Parameter]:
+  return [
+    Parameter("head/kernel", (size, ways), "kernel"),
+    Parameter("head/bias", (ways,), "bias"),
+  ]
+
+
+def _drawn(parameter: Parameter, key: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+  if parameter.role == "kernel":
+    stddev = math.sqrt(2.0 / math.prod(parameter.shape[:-1]))
+    return seeds.normal(parameter.shape, key, stddev, dtype)
+  is_scale = parameter.role == "variable"
+  return tf.cast(tf.fill(parameter.shape, 1.0 if is_scale else 0.0), dtype)
