@@ -1,5 +1,6 @@
 """Few-shot episodes: what is drawn, what is learned, and that nothing leaks."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,14 +75,20 @@ def test_batch_normalisation_is_that_of_keras():
   expected = scale * (x - mean) / np.sqrt(variance + 1e-3) + offset
   found = normalized(x, tf.cast(scale, tf.float32), tf.cast(offset, tf.float32), 4)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-  import keras
-
   layer = keras.layers.BatchNormalization()
   layer.build(x.shape)
-  ones, zeros = tf.ones([2]), tf.zeros([2])
+  ones, zeros, slopes = tf.ones([2]), tf.zeros([2]), {}
   np.testing.assert_allclose(
-    normalized(x, ones, zeros), layer(x, training=True), rtol=1e-4, atol=1e-5
+    normalized(tf.constant(x), ones, zeros), layer(x, training=True), 1e-4, 1e-5
   )
+  for dtype in (tf.float32, tf.float64):
+    cast = [tf.cast(value, dtype) for value in (x, ones, zeros)]
+    with tf.GradientTape() as tape:
+      tape.watch(cast)
+      loss = tf.reduce_sum(normalized(*cast) ** 3)
+    slopes[dtype] = tape.gradient(loss, cast)
+  for a, b in zip(*slopes.values()):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

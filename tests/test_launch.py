@@ -258,6 +258,7 @@ def test_help_lists_all_names_with_their_arguments(light_forks, script, kinds):
     ("benchmark", settings.BenchmarkSettings),
     ("reproduce", settings.ReproductionSettings),
     ("style", settings.StyleSettings),
+    ("fewshot", settings.FewShotSettings),
   ],
 )
 def test_settings_from_python_have_the_flags_names_and_defaults(

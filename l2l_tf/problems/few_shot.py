@@ -111,12 +111,12 @@ class FewShot(Problem):
     if self._batch_size < self._num_support:
       batch = distinct([], seed, self._num_support, self._batch_size)
       images, labels = tf.gather(images, batch), tf.gather(labels, batch)
-    return _cross_entropy(self.learner.logits(params, images), labels)
+    return cross_entropy(self.learner.logits(params, images), labels)
 
   def meta_loss(self, params, constants, seed):
     """Returns the loss on the query set; in the paper's way by its own statistics."""
     logits = self.query_logits(params, constants, self._statistics == "support")
-    return _cross_entropy(logits, self.labels(self.queries))
+    return cross_entropy(logits, self.labels(self.queries))
 
   def held_out(self, params, constants):
     """Evaluates an episode.
@@ -134,8 +134,8 @@ class FewShot(Problem):
     labels = self.labels(self.queries)
     predicted = tf.argmax(query, axis=1, output_type=labels.dtype)
     return {
-      "train_loss": _cross_entropy(support, self.labels(self.shots)),
-      "held_out_loss": _cross_entropy(query, labels),
+      "train_loss": cross_entropy(support, self.labels(self.shots)),
+      "held_out_loss": cross_entropy(query, labels),
       "held_out_accuracy": tf.reduce_mean(tf.cast(predicted == labels, self._dtype)),
     }
 
@@ -260,6 +260,7 @@ def _check_sizes(classes: Classes, ways: int, shots: int, queries: int) -> None:
     )
 
 
-def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+  """Returns the mean over images, given logits [B, classes] and labels [B]."""
   losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
   return tf.reduce_mean(losses)

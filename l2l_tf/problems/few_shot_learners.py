@@ -146,6 +146,9 @@ def normalized(
     offset: beta, [channels].
     num_reference: as in `Learner.features`.
   """
+  if num_reference is None and x.dtype == tf.float32:  # A fifth less time.
+    fused = tf.compat.v1.nn.fused_batch_norm
+    return fused(x, scale, offset, epsilon=_EPSILON, is_training=True)[0]
   reference = x if num_reference is None else x[:num_reference]
   mean, variance = tf.nn.moments(reference, axes=[0, 1, 2])
   factor = scale * tf.math.rsqrt(variance + _EPSILON)

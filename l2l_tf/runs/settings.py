@@ -278,6 +278,54 @@ class StyleSettings:
   imports: tuple[str, ...] = ()
 
 
+# What l2l-fewshot can train, and how tables call it.
+FEW_SHOT_METHODS = {
+  "gate_lstm": "GateLSTM",
+  "gate_lstm_memory": "GateLSTM with memory",
+  "maml": "first-order MAML, learned rate",
+  "reptile": "Reptile",
+  "fine_tuning": "fine-tuning, tuned rate",
+  "neighbours": "nearest neighbours",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotSettings:
+  """Settings of l2l-fewshot."""
+
+  dataset: str = "omniglot"
+  ways: int = 5
+  shots: int = 1
+  queries: int = 15
+  learner: str = "conv"
+  statistics: str = "paper"
+  methods: tuple[str, ...] = tuple(FEW_SHOT_METHODS)
+  num_steps: int | None = None  # None: 12 for one shot, 8 for more
+  minutes: float = 10.0  # of training, for each method
+  num_updates: int = 100_000
+  meta_batch_size: int = 1
+  learning_rate: float = 0.001
+  clip_norm: float = 0.25
+  evaluation_period: int = 250
+  validation_episodes: int = 50
+  test_episodes: int = 600
+  gate_tasks: int = 5
+  seed: int = 0
+  save_path: str | None = None
+
+  def resolved(self) -> "FewShotSettings":
+    """Returns settings with all defaults filled in.
+
+    The paper's steps are passes over the support set: 12 for one shot, 8 for five.
+    """
+    name = f"fewshot_{self.dataset}_{self.ways}way_{self.shots}shot"
+    path = self.save_path or f"tensorboard_logs/{name}"
+    steps = self.num_steps or (12 if self.shots == 1 else 8)
+    return dataclasses.replace(
+      self, num_steps=steps, save_path=os.path.expanduser(path)
+    )
+
+
 def check_baseline(text: str, may_be_registered: bool = False) -> None:
   """Raises ValueError unless a text is a baseline's name or an optimizer expression.
 

@@ -74,6 +74,7 @@ class TrainingRun:
     evaluation_epochs: int = 10,
     patience: int | None = None,
     may_change: Collection[str] = (),
+    runner: Callable[[int, int, int], protocol.Curves] | None = None,
   ):
     """Opens `save_path` and restores the last checkpoint that it holds.
 
@@ -91,6 +92,8 @@ class TrainingRun:
       may_change: keys of `config` whose values may differ from those in the directory,
         which are then replaced. Only what decides when the run is validated and when
         it ends may be among them.
+      runner: runs a validation, as `protocol.Runner` does, whose last losses choose the
+        best optimizer; by default on the trainer's problem.
 
     Raises:
       ValueError: for a count below one.
@@ -115,7 +118,7 @@ class TrainingRun:
     self._period = evaluation_period
     self._evaluation_epochs = evaluation_epochs
     self._patience = patience
-    self._runner = protocol.Runner(
+    self._runner = runner or protocol.Runner(
       trainer.problem, trainer.optimizer, trainer.num_steps
     )
     config = json.loads(json.dumps(config))
@@ -212,6 +215,21 @@ class TrainingRun:
       if validation is not None:
         self.save()
       yield epoch
+
+  def conclude(self) -> None:
+    """Validates and saves after the last finished epoch, where no period ended.
+
+    For a run that is ended by something else than its number of epochs.
+
+    Raises:
+      WriteError: if a result cannot be written.
+      ValueError: if no window has been finite so far.
+    """
+    if self.is_finished or int(self.epoch) % self._period == 0:
+      return
+    self._check_progress()
+    self._validate()
+    self.save()
 
   def _check_end(self) -> None:
     """Refuses to lower num_epochs to what the run has taken already, or below."""

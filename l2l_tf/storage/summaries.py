@@ -98,6 +98,12 @@ class TensorBoard:
       tf.summary.scalar(f"{_VALIDATION}/final_loss", losses[:, -1].mean())
       tf.summary.scalar(f"{_VALIDATION}/mean_loss", losses.mean())
 
+  def scalars(self, values: Mapping[str, float], step: int = 0) -> None:
+    """Shows numbers by their tags."""
+    with self._writer.as_default(step=step):
+      for name, value in values.items():
+        tf.summary.scalar(name, float(value))
+
   def curves(self, curves: Mapping[str, np.ndarray]) -> None:
     """Shows curves over inner steps, each [num_steps + 1], in place of earlier ones.
 
