@@ -1,5 +1,8 @@
 """Gradient descent as the cell of an LSTM, against NumPy and finite differences."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -212,6 +215,13 @@ def test_it_fits_a_keras_model_and_is_exported(sequential, tmp_path):
   before = weights(model)
   losses = fit(model, LearnedOptimizer(loaded), 4)
   assert losses[-1] < losses[0] and np.any(weights(model) != before)
+
+
+def test_the_code_for_students_runs():
+  page = pathlib.Path(__file__).parents[1] / "docs" / "gates.md"
+  blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+  assert len(blocks) == 5
+  exec("\n".join(blocks), {})
 
 
 def test_it_runs_in_a_comparison():
