@@ -49,7 +49,7 @@ class Updates:
     cell = self._optimizer.inner
     names = ["kernel", "recurrent", "bias"]
     phi = {name: getattr(cell, name).numpy() for name in names}
-    if (memory := cell._memory) is not None:
+    if (memory := cell.memory) is not None:
       names = ["w_x", "w_h", "b", "readout"]
       phi |= {name: getattr(memory, name).numpy() for name in names}
     phi |= {f"start_{i:02d}": v.numpy() for i, v in enumerate(self._optimizer.start)}

@@ -40,7 +40,7 @@ def numpy_step(optimizer, g, theta, loss, gates, lstm):
   for n in range(len(g)):
     x, candidate = np.concatenate([log_and_sign(g[n]), log_and_sign(loss)]), -g[n]
     if lstm is not None:
-      memory = optimizer._memory
+      memory = optimizer.memory
       h, c = lstm[n]
       z = x @ memory.w_x.numpy() + h @ memory.w_h.numpy() + memory.b.numpy()
       i, f, o, new = np.split(z, 4)

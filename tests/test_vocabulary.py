@@ -49,6 +49,7 @@ def test_functions_that_make_problems_are_listed():
   assert functions == {
     "cifar10_conv",
     "digits_mlp",
+    "few_shot",
     "mnist_mlp",
     "neural_style",
     "quadratics",

@@ -115,7 +115,7 @@ class GateLSTM(base.Optimizer):
     self.recurrent = draw(2, [2], _WEIGHTS)
     biases = [draw(3 + gate, [], limits) for gate, limits in _BIASES.items()]
     self.bias = tf.Variable(tf.stack(biases))
-    self._memory = Memory(units, seed, self._dtype) if memory else None
+    self.memory = Memory(units, seed, self._dtype) if memory else None
 
   @property
   def config(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class GateLSTM(base.Optimizer):
 
   def initial_state(self, params):
     size = self._flat(params).shape[1]
-    memory = [] if self._memory is None else [self._memory.initial_state(size)]
+    memory = [] if self.memory is None else [self.memory.initial_state(size)]
     return GateState(tf.zeros([2, size], self._dtype), memory)
 
   def __call__(self, grads, state, params=None, loss=None):
@@ -131,9 +131,9 @@ class GateLSTM(base.Optimizer):
     g, theta = self._flat(grads), self._flat(params)
     with tf.name_scope("preprocess"):
       inputs, candidate, memory = _features(g, tf.cast(loss, self._dtype)), -g, []
-    if self._memory is not None:
+    if self.memory is not None:
       with tf.name_scope("memory"):
-        moment, lstm = self._memory(inputs, state.memory[0])
+        moment, lstm = self.memory(inputs, state.memory[0])
       inputs, candidate, memory = lstm.hidden, candidate + moment, [lstm]
     with tf.name_scope("gates"):
       gates = self._gates(inputs, theta, state.gates)

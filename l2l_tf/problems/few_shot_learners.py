@@ -64,6 +64,9 @@ class ConvBlocks(Learner):
   filters, 3 x 3. Pooling halves height and width, rounded down, as long as both are
   above 1. The convolutions have no bias: the normalisation would take it away.
 
+  >>> ConvBlocks(filters=8, blocks=2).parameters((8, 8, 1), ways=5)[-2].shape
+  (32, 5)
+
   Attributes:
     filters: of each block.
     blocks: their number.
@@ -103,6 +106,9 @@ class ConvBlocks(Learner):
 @dataclasses.dataclass(frozen=True)
 class Dense(Learner):
   """One hidden layer of ReLU units, then a linear map; nothing is normalised.
+
+  >>> [p.shape for p in Dense(units=10).parameters((8, 8, 1), ways=5)]
+  [(64, 10), (10,), (10, 5), (5,)]
 
   Attributes:
     units: of the hidden layer.

@@ -10,11 +10,12 @@ from l2l_tf import seeds
 from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD, Adam, LearnedStart
 from l2l_tf.problems import AllClasses, FewShot
-from l2l_tf.runs.few_shot_training import Clock
+from l2l_tf.runs.few_shot_training import Clock, configuration
 from l2l_tf.runs.settings import FewShotSettings
-from l2l_tf.runs.training_run import OPTIMIZER, stop_signals
+from l2l_tf.runs.training_run import OPTIMIZER, claim, stop_signals
 from l2l_tf.storage import checkpoint, export, files
 
+_DEPENDS_ON = "dataset", "learner", "learning_rate", "seed"
 _STEPS = 50  # of one compiled call
 _SAVED = 60.0  # seconds of training between checkpoints
 _STOPPING = "\nStopping soon, with a checkpoint; once more stops at once.\n"
@@ -31,7 +32,11 @@ def train(problem: FewShot, settings: FewShotSettings, path: pathlib.Path) -> in
 
   Returns:
     0, or 128 plus the number of the signal that ended it.
+
+  Raises:
+    ConfigurationError: if the directory belongs to another net.
   """
+  claim(path, configuration("net", settings, _DEPENDS_ON), may_change=())
   clock = Clock(path, 60.0 * settings.minutes)
   limit = settings.num_updates * settings.num_steps
   net = _Net(problem, settings, path)

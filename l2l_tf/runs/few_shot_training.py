@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import tqdm
@@ -104,11 +104,10 @@ def train(
     0, or 128 plus the number of the signal that ended it.
   """
   trainer = make_trainer(method, problem, settings)
-  config = dataclasses.asdict(settings)
   run = TrainingRun(
     trainer,
     path,
-    {"method": method, **{name: config[name] for name in _DEPENDS_ON}},
+    configuration(method, settings, _DEPENDS_ON),
     settings.num_updates,
     settings.evaluation_period,
     num_episodes,
@@ -124,6 +123,14 @@ def train(
   with files.writing(path):
     board.close()
   return code
+
+
+def configuration(
+  method: str, settings: FewShotSettings, names: Sequence[str]
+) -> dict[str, Any]:
+  """Returns what a directory of results must have been made with."""
+  values = dataclasses.asdict(settings)
+  return {"method": method, **{name: values[name] for name in names}}
 
 
 def _loop(method: str, run: TrainingRun, board: TensorBoard, clock: "Clock") -> int:
@@ -195,7 +202,8 @@ class Clock:
     return max(0.0, min(self._limit, self._spent) - before)
 
   @property
-  def spent_and_limit(self) -> Iterator[float]:
+  def spent_and_limit(self) -> tuple[float, float]:
+    """Seconds that have been spent, at most the limit, and the limit."""
     return min(self._spent, self._limit), self._limit
 
 

@@ -122,7 +122,7 @@ class TrainingRun:
       trainer.problem, trainer.optimizer, trainer.num_steps
     )
     config = json.loads(json.dumps(config))
-    self.changes = _claim(self._path, config, may_change)  # name -> (former, new)
+    self.changes = claim(self._path, config, may_change)  # name -> (former, new)
     self.epoch = tf.Variable(0, dtype=tf.int64)  # finished epochs
     self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows that were not finite
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
@@ -325,13 +325,17 @@ def stop_signals(notice: str = "") -> Iterator[list[int]]:
 _Changes = dict[str, tuple[Any, Any]]  # name -> (found, given)
 
 
-def _claim(
+def claim(
   path: pathlib.Path, config: Mapping[str, Any], may_change: Collection[str]
 ) -> _Changes:
   """Writes the configuration into a new directory, or compares it with an old one.
 
   Returns:
     The differences, all of which are allowed.
+
+  Raises:
+    ConfigurationError: for others, or as in `saved_config`.
+    WriteError: if the directory is new and cannot be written.
   """
   found = saved_config(path)
   if found is not None:

@@ -68,7 +68,7 @@ def digits() -> ClassSplits:
 
   There are no classes to spare for validation.
 
-  >>> splits = digits()
+  >>> splits = class_splits.digits()
   >>> splits.train.num_classes, splits.validation, splits.test.num_classes
   (7, None, 3)
   """
@@ -91,7 +91,7 @@ def of(dataset: Any) -> ClassSplits:
   at least one, for test, and as many for validation if there are ten or more.
 
   >>> images, labels = np.zeros([40, 8, 8, 1]), np.repeat(np.arange(10), 4)
-  >>> [part.num_classes for part in of((images, labels))]
+  >>> [part.num_classes for part in class_splits.of((images, labels))]
   [6, 2, 2]
 
   Args:
