@@ -11,10 +11,11 @@ from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients import Reptile, TapedBPTT
 from l2l_tf.meta.objective import MetaObjective, last_only
 from l2l_tf.optimizers import SGD, LearnedStart
-from l2l_tf.problems import ConvBlocks, Dense, class_splits, few_shot
+from l2l_tf.problems import AllClasses, ConvBlocks, Dense, class_splits, few_shot
 from l2l_tf.problems.data.class_splits import Classes
 from l2l_tf.problems.few_shot import FewShot
 from l2l_tf.problems.few_shot_learners import normalized
+from l2l_tf.problems.fingerprint import fingerprint
 
 CONV = ConvBlocks(filters=3, blocks=2)
 
@@ -57,6 +58,12 @@ def test_no_class_is_in_two_splits(name):
     assert all(not some & other for other in pictures[:i])
   sizes = [part.num_classes for part in parts]
   assert sizes == ([7, 3] if name == "digits" else [8, 2, 2])
+
+
+def test_its_data_can_be_told_from_others():
+  made = [few_shot("digits", 3, split=split) for split in ("train", "test")]
+  found = {fingerprint(problem) for problem in (*made, AllClasses(made[0]))}
+  assert len(found) == 2 and all("few-shot" in text for text in found)
 
 
 def test_turned_images_are_classes_of_their_own():

@@ -46,6 +46,9 @@ class AllClasses(Problem):
     logits = self._problem.learner.logits(params, images)
     return cross_entropy(logits, batch // per_class)
 
+  def data_sources(self):
+    return self._problem.data_sources()
+
   def parameters(self) -> list[Parameter]:
     problem = self._problem
     return problem.learner.parameters(problem.shape, problem.classes.num_classes)

@@ -173,6 +173,9 @@ class FewShot(Problem):
     scaled = tf.cast(images, self._dtype)
     return scaled / 255.0 if images.dtype == tf.uint8 else scaled
 
+  def data_sources(self):
+    return [("few-shot", self.classes)]
+
   def parameters(self) -> list[Parameter]:
     return self.learner.parameters(self.shape, self.ways)
 
