@@ -36,7 +36,7 @@ def train(problem: FewShot, settings: FewShotSettings, path: pathlib.Path) -> in
   Raises:
     ConfigurationError: if the directory belongs to another net.
   """
-  claim(path, configuration("net", settings, _DEPENDS_ON), may_change=())
+  claim(path, configuration("net", problem, settings, _DEPENDS_ON), may_change=())
   clock = Clock(path, 60.0 * settings.minutes)
   limit = settings.num_updates * settings.num_steps
   net = _Net(problem, settings, path)

@@ -14,6 +14,7 @@ from l2l_tf.meta.objective import MetaObjective, last_only
 from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import SGD, Adam, ConstantGates, GateLSTM, LearnedStart
 from l2l_tf.problems import FewShot
+from l2l_tf.problems.fingerprint import fingerprint
 from l2l_tf.runs.settings import FEW_SHOT_METHODS, FewShotSettings
 from l2l_tf.runs.training_run import TrainingRun, stop_signals
 from l2l_tf.storage import files
@@ -107,7 +108,7 @@ def train(
   run = TrainingRun(
     trainer,
     path,
-    configuration(method, settings, _DEPENDS_ON),
+    configuration(method, problem, settings, _DEPENDS_ON),
     settings.num_updates,
     settings.evaluation_period,
     num_episodes,
@@ -126,11 +127,12 @@ def train(
 
 
 def configuration(
-  method: str, settings: FewShotSettings, names: Sequence[str]
+  method: str, problem: FewShot, settings: FewShotSettings, names: Sequence[str]
 ) -> dict[str, Any]:
   """Returns what a directory of results must have been made with."""
   values = dataclasses.asdict(settings)
-  return {"method": method, **{name: values[name] for name in names}}
+  made_with = {name: values[name] for name in names}
+  return {"method": method, "data": fingerprint(problem), **made_with}
 
 
 def _loop(method: str, run: TrainingRun, board: TensorBoard, clock: "Clock") -> int:
