@@ -42,7 +42,7 @@ def panels(
     summarizes: whether to draw a last row, the final losses on all problems.
     mark: printed across the figure, such as a warning.
     final_share: of the steps, the last ones, whose mean is a final loss; 0 for the last
-      step alone.
+      step alone. Curves are then running means over a quarter as many.
 
   Returns:
     The figure; the caller saves it.
@@ -52,9 +52,11 @@ def panels(
   figure = matplotlib.figure.Figure(size, dpi=130, layout="constrained")
   grid = figure.add_gridspec(rows, len(plots))
   styles = _styles(plots)
+  smoothing = _smoothing(plots[0], final_share)
   for column, plot in enumerate(plots):
-    _draw(figure.add_subplot(grid[0, column]), plot, styles)
-  figure.axes[0].set_ylabel("loss")
+    _draw(figure.add_subplot(grid[0, column]), plot, styles, smoothing)
+  label = "loss" if smoothing == 1 else f"loss, mean over {smoothing} steps"
+  figure.axes[0].set_ylabel(label)
   if plots[0].sizes is not None:
     _draw_sizes(figure, grid[1, :], plots)
   if summarizes:
@@ -83,10 +85,17 @@ def _styles(plots: Sequence[Plot]) -> dict[str, dict]:
   return dict(sorted(found.items(), key=lambda item: item[1]["linestyle"] != "-"))
 
 
-def _draw(axes, plot: Plot, styles) -> None:
+def _smoothing(plot: Plot, final_share: float) -> int:
+  """Returns how many steps a drawn point is the mean of; 1 where losses are precise."""
+  num_steps = max(c.losses.shape[1] for c in plot.curves.values()) - 1
+  return max(1, round(final_share / 4 * num_steps))
+
+
+def _draw(axes, plot: Plot, styles, smoothing: int) -> None:
   shown = []
   for name, curves in plot.curves.items():
-    band, style = report.mean_band(curves.losses), styles[name]
+    losses, style = report.smoothed(curves.losses, smoothing), styles[name]
+    band = report.mean_band(losses)
     steps = np.arange(len(band.value))
     axes.plot(steps, band.value, **style, zorder=3 if style["linestyle"] == "-" else 2)
     axes.fill_between(steps, band.low, band.high, color=style["color"], alpha=0.15)

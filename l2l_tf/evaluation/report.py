@@ -85,6 +85,24 @@ def averaged(curves: Curves, share: float) -> Curves:
   return curves._replace(losses=losses)
 
 
+def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
+  """Returns running means over the last steps, fewer at the start.
+
+  >>> from l2l_tf.evaluation import report
+  >>> report.smoothed(np.array([[9.0, 5.0, 3.0, 1.0]]), 2)
+  array([[9., 7., 4., 2.]])
+
+  Args:
+    losses: [num_tasks, num_steps + 1].
+    width: steps of a mean, at least 1.
+  """
+  if width == 1:
+    return losses
+  sums = np.cumsum(losses, axis=1, dtype=np.float64)
+  sums[:, width:] -= sums[:, :-width].copy()
+  return sums / np.minimum(np.arange(losses.shape[1]) + 1, width)
+
+
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
   """Reduces each optimizer's curves to a row of the table.
 
