@@ -22,9 +22,12 @@ from l2l_tf.optimizers import (
   Adagrad,
   Adam,
   Blocked,
+  ConstantGates,
   CoordinatewiseLSTM,
+  GateLSTM,
   GeneralRule,
   KernelwiseLSTM,
+  LearnedStart,
   Momentum,
   Nesterov,
   Optimizer,
@@ -60,6 +63,10 @@ EVERY = [
   lambda: RNNprop((2,), block=3),
   lambda: GeneralRule(4),
   lambda: GeneralRule(None, [0.5] * 20),
+  lambda: GateLSTM(seed=3, dtype="float64"),
+  lambda: GateLSTM(memory=True, units=3),
+  lambda: ConstantGates(0.2, decay=0.1),
+  lambda: LearnedStart(ConstantGates(0.2), [BIAS[1], SCALE[1]]),
   lambda: KernelwiseLSTM((3, 2), (2,), "log_and_sign", 0.5, seed=1),
   lambda: CoordinatewiseLSTM((2,), Concat((LogAndSign(5.0), Clamp(scale=20.0)))),
   lambda: Blocked(CoordinatewiseLSTM((2,), "log_and_sign", seed=3), 4),
@@ -92,7 +99,7 @@ def run(optimizer, num_steps=3):
   grads = gradients(optimizer)
   state = optimizer.initial_state(grads)
   for _ in range(num_steps):
-    updates, state = optimizer(grads, state, params=grads)
+    updates, state = optimizer(grads, state, params=grads, loss=tf.constant(0.7))
   return [u.numpy() for u in updates]
 
 

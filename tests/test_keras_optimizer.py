@@ -79,28 +79,27 @@ class Recorded(Problem):
 
 @functools.cache
 def unrolled(name):
-  """An optimizer, where it starts, and the gradients and parameters of 100 steps."""
+  """An optimizer, where it starts, and what 100 steps met and led to."""
   make, shapes = TABLE[name]
   optimizer, problem = make(), Recorded(shapes)
   task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
-  _, (grads, params) = tf.function(unroll.unroll)(
-    problem, optimizer, task, carry, 100, lambda carry, _: (carry.grads, carry.params)
-  )
-  return optimizer, carry, grads, params
+  see = lambda carry, _: (carry.loss, carry.grads, carry.params)
+  _, met = tf.function(unroll.unroll)(problem, optimizer, task, carry, 100, see)
+  return optimizer, carry, *met
 
 
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_a_hundred_steps_equal_the_unroll(name, block_size):
-  optimizer, carry, grads, params = unrolled(name)
+  optimizer, carry, losses, grads, params = unrolled(name)
   variables = [keras.Variable(p) for p in carry.params]
   adapter = LearnedOptimizer(optimizer, block_size=block_size)
-  step = tf.function(lambda grads: adapter.apply(grads, variables))
-  step(carry.grads)
+  step = tf.function(lambda grads, loss: adapter.apply(grads, variables, loss=loss))
+  step(carry.grads, carry.loss)
   found = []
   for t in range(99):
     found.append([v.numpy() for v in variables])
-    step([g[t] for g in grads])
+    step([g[t] for g in grads], losses[t])
   for values, expected in zip(zip(*found), params, strict=True):
     # Orthogonalisation amplifies how XLA and TensorFlow round.
     atol = 1e-3 if name == "general rule" else 1e-5

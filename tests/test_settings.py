@@ -23,14 +23,18 @@ def resolved(**given):
 def test_what_is_not_given_is_as_the_recipe_says(name):
   settings, recipe = resolved(problem=name), PRESETS[name]
   is_expression = "(" in recipe.optimizer  # It says its arguments itself.
-  own = ("problem", "preprocess", *(ARCHITECTURE if is_expression else ()))
+  own = ["problem", "preprocess", *(ARCHITECTURE if is_expression else ())]
+  if recipe.imitation is None:  # Then it has no weight.
+    own += ["imitation_weight", "imitation_half_life"]
   for field in set(recipe._fields) & {f.name for f in dataclasses.fields(settings)}:
     if field not in own:
       assert getattr(settings, field) == getattr(recipe, field)
   takes_it = not is_expression and recipe.optimizer != "RNNprop"
   assert (settings.preprocess is not None) == takes_it
-  assert (settings.schedule, settings.meta_loss) == ("cosine", "sum")
-  assert settings.second_derivatives is False
+  assert settings.schedule == "cosine"
+  is_plain = recipe.meta_gradient is None  # Else it says its arguments itself.
+  expected = ("sum", False) if is_plain else (None, None)
+  assert (settings.meta_loss, settings.second_derivatives) == expected
   assert settings.save_path == f"tensorboard_logs/{name}"
 
 

@@ -160,12 +160,14 @@ def test_an_estimator_of_ones_own_has_its_state_and_seed():
 
 
 def test_what_is_imitated_counts_as_in_the_first_episode():
-  # (1 - rate / 0.05)^2 in every step, whatever the trajectory.
+  # (1 - r)^2 / (1 + r^2) with r = rate / 0.05 in every step, whatever the trajectory.
   nothing = lambda curve: 0.0 * curve.losses[0]
   imitation = Imitation(SGD(0.05), weight=3.0, half_life=1.0)
   found = bowl(objective=MetaObjective(function=nothing, imitation=imitation))
+  r = _RATE / 0.05
+  slope = (2 * (r - 1) * (1 + r**2) - (r - 1) ** 2 * 2 * r) / (1 + r**2) ** 2
   for place in found.places:
-    np.testing.assert_allclose(place.norm, 3 * 2 * (_RATE / 0.05 - 1) / 0.05, rtol=1e-5)
+    np.testing.assert_allclose(place.norm, 3 * slope / 0.05, rtol=1e-5)
 
 
 def test_a_meta_batch_has_so_much_less_noise():
