@@ -8,10 +8,10 @@ import before_imports  # noqa: F401 isort: skip
 import functools
 import gc
 import sys
-import typing
 
 import processes
 import pytest
+import quick_graphs
 
 
 def pytest_collection_finish():
@@ -24,30 +24,7 @@ def pytest_collection_finish():
     # as users do, keep it.
     off = {"disable_meta_optimizer": True}
     tensorflow.config.optimizer.set_experimental_options(off)
-    _record_one_stack_for_all_operations()
-    _look_for_resources_only_where_there_are_some()
-
-
-def _record_one_stack_for_all_operations():
-  """Saves another tenth: TensorFlow notes where each operation was made, for errors."""
-  from tensorflow.python.util import tf_stack
-
-  stack = tf_stack.extract_stack()
-  tf_stack.extract_stack = lambda stacklevel=1: stack
-
-
-def _look_for_resources_only_where_there_are_some():
-  """Saves some more: TensorFlow asks every operation which resources it touches."""
-  from tensorflow.python.framework import auto_control_deps, dtypes
-
-  touched = auto_control_deps._get_resource_inputs
-
-  def touched_quickly(op):
-    return touched(op) if any(t.dtype == dtypes.resource for t in op.inputs) else ()
-
-  auto_control_deps._get_resource_inputs = touched_quickly
-  # What a protocol consists of does not change; Python 3.12 keeps it by itself.
-  typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+    quick_graphs.make()
 
 
 def pytest_collection_modifyitems(items):

@@ -17,9 +17,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = "from l2l_tf.scripts.{} import run; run()"
 
 # What a process may have imported before it is forked.
-LIBRARIES = """
+LIBRARIES = f"""
 import keras, matplotlib.backends.backend_agg, matplotlib.pyplot, sonnet, tensorflow
 import tensorboard.summary
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import quick_graphs
+del sys.path[0]
+quick_graphs.make()
 assert "l2l_tf" not in sys.modules
 """
 ALL = """

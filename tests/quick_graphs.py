@@ -1,0 +1,35 @@
+"""Saves tests what TensorFlow does for every operation that is traced.
+
+What the graphs compute stays the same, bit for bit.
+"""
+
+import functools
+import typing
+
+
+def make() -> None:
+  """Changes TensorFlow, which has to be imported already, in this process."""
+  _record_one_stack_for_all_operations()
+  _look_for_resources_only_where_there_are_some()
+  # What a protocol consists of does not change; Python 3.12 keeps it by itself.
+  typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+
+
+def _record_one_stack_for_all_operations() -> None:
+  """Saves a tenth: TensorFlow notes where each operation was made, for errors."""
+  from tensorflow.python.util import tf_stack
+
+  stack = tf_stack.extract_stack()
+  tf_stack.extract_stack = lambda stacklevel=1: stack
+
+
+def _look_for_resources_only_where_there_are_some() -> None:
+  """Saves some more: TensorFlow asks every operation which resources it touches."""
+  from tensorflow.python.framework import auto_control_deps, dtypes
+
+  touched = auto_control_deps._get_resource_inputs
+
+  def touched_quickly(op):
+    return touched(op) if any(t.dtype == dtypes.resource for t in op.inputs) else ()
+
+  auto_control_deps._get_resource_inputs = touched_quickly
