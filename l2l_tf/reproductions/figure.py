@@ -15,7 +15,7 @@ _QUICK_TRAINING = {
   "evaluation_epochs": 1,
   "num_steps": 10,
   "unroll_length": 5,
-  "meta_gradient": "StaggeredBPTT(lanes=1)",
+  "meta_gradient": "StaggeredBPTT(lanes=1)",  # as all trainings, but of one episode
 }
 _QUICK_PANEL = {
   "num_steps": 10,

@@ -10,7 +10,7 @@ from l2l_tf import seeds
 from l2l_tf.meta import unroll
 from l2l_tf.optimizers import SGD, Adam, LearnedStart
 from l2l_tf.problems import AllClasses, FewShot
-from l2l_tf.runs.few_shot_training import Clock, configuration
+from l2l_tf.runs.few_shot_training import STOPPING, Clock, configuration
 from l2l_tf.runs.settings import FewShotSettings
 from l2l_tf.runs.training_run import OPTIMIZER, claim, stop_signals
 from l2l_tf.storage import checkpoint, export, files
@@ -18,7 +18,6 @@ from l2l_tf.storage import checkpoint, export, files
 _DEPENDS_ON = "dataset", "learner", "learning_rate", "seed"
 _STEPS = 50  # of one compiled call
 _SAVED = 60.0  # seconds of training between checkpoints
-_STOPPING = "\nStopping soon, with a checkpoint; once more stops at once.\n"
 _HEAD = 2  # parameters of the head, the last ones
 
 
@@ -45,7 +44,7 @@ def train(problem: FewShot, settings: FewShotSettings, path: pathlib.Path) -> in
     return 0
   saved = time.monotonic()
   with (
-    stop_signals(_STOPPING) as received,
+    stop_signals(STOPPING) as received,
     clock.bar("Net on all training classes") as bar,
   ):
     while not received and not clock.is_over and net.step < limit:

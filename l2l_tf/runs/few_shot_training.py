@@ -31,7 +31,7 @@ _LOG_PERIOD = 50  # meta-updates
 _RATE = 0.1  # that first-order MAML starts with, and of Reptile's inner steps
 _STEP = 0.2  # of Reptile's start towards the end of an episode
 _MOST_SHOTS = 10  # of Reptile's episodes in training, as in its paper
-_STOPPING = "\nStopping soon, with a checkpoint; once more stops at once.\n"
+STOPPING = "\nStopping soon, with a checkpoint; once more stops at once.\n"
 
 _CELLS = {
   "gate_lstm": lambda seed: GateLSTM(seed=seed),
@@ -137,7 +137,7 @@ def configuration(
 
 def _loop(method: str, run: TrainingRun, board: TensorBoard, clock: "Clock") -> int:
   record = lambda epoch: _log(run, board, epoch, clock)
-  with stop_signals(_STOPPING) as received, clock.bar(FEW_SHOT_METHODS[method]) as bar:
+  with stop_signals(STOPPING) as received, clock.bar(FEW_SHOT_METHODS[method]) as bar:
     for epoch in run.epochs(record):
       bar.advance(epoch.seconds, f"{epoch.number} updates, {_standing(run)}")
       if received or clock.is_over:
