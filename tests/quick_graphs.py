@@ -20,6 +20,7 @@ def _record_one_stack_for_all_operations() -> None:
   from tensorflow.python.util import tf_stack
 
   stack = tf_stack.extract_stack()
+  list(stack)  # Looks up names and lines now: XLA's own threads cannot.
   tf_stack.extract_stack = lambda stacklevel=1: stack
 
 
