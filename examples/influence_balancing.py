@@ -21,6 +21,9 @@ from l2l_tf.optimizers import PARAMETERS, TENSOR, Adam
 
 _EPISODES = flags.DEFINE_integer("num_episodes", 10, "Of 250 updates of phi each.")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trainings with PES.")
+_WINDOWS = flags.DEFINE_list(
+  "windows", ["1", "10", "50", "100"], "Lengths for truncated back-propagation."
+)
 _PICTURE = flags.DEFINE_string("picture", "influence_balancing.png", "The result.")
 
 SIZE = 23
@@ -81,7 +84,7 @@ def train(meta_gradient, unroll_length, num_episodes=10, seed=0):
 def main(unused_argv: list[str]) -> None:
   figure, axes = plt.subplots(figsize=(6, 4))
   updates = [250 * i for i in range(_EPISODES.value + 1)]
-  for length in (1, 10, 50, 100):
+  for length in map(int, _WINDOWS.value):
     method = l2l_tf.TruncatedBPTT(second_derivatives=True)
     path = train(method, length, _EPISODES.value)
     axes.plot(updates, path, label=f"back-propagation, windows of {length}")

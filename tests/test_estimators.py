@@ -172,7 +172,7 @@ def estimates(estimator, problem, optimizer, window, num_windows, num_seeds):
     (EvolutionStrategies(256, STDDEV), exact_es, 60),
     (PES(256, STDDEV), exact_pes, 60),
     (NRES(256, STDDEV), exact_nres, 60),
-    (AnalyticPES(8, STDDEV), exact_analytic, 400),
+    (AnalyticPES(8, STDDEV), exact_analytic, 200),
   ],
 )
 def test_the_mean_is_the_gradient_of_the_smoothed_loss(estimator, exact, num_seeds):

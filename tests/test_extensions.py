@@ -37,9 +37,8 @@ def own():
   "flags",
   [
     ["--optimizer=extensions.py:Normalized", "--meta_batch_size=2"],
-    ["--optimizer=extensions.py:Gated(shapes=((4, 1), (1,)))"],
     [
-      "--optimizer=extensions.py:Normalized()",
+      "--optimizer=extensions.py:Gated(shapes=((4, 1), (1,)))",
       "--meta_gradient=extensions.py:OneSample(stddev=0.1)",
     ],
     [
@@ -48,7 +47,7 @@ def own():
       "--meta_loss=best",
     ],
   ],
-  ids=["per tensor", "gates", "evolution strategies", "particles in a checkpoint"],
+  ids=["per tensor", "gates, evolution strategies", "particles in a checkpoint"],
 )
 def test_it_is_trained_killed_and_resumed(forks, tmp_path, flags):
   shutil.copy(EXAMPLE, tmp_path)
