@@ -2,16 +2,19 @@
 
 As in `protocol.py`, all optimizers get the same draws and mini-batches, and learning
 rates are selected on draws of another seed branch. One long run gives all horizons.
+Few-shot episodes are judged by their query sets.
 """
 
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 from l2l_tf import optimizers, seeds
-from l2l_tf.evaluation import baselines, tuning
+from l2l_tf.evaluation import baselines, few_shot, tuning
 from l2l_tf.evaluation.runner import Runner
 from l2l_tf.meta import execution
 from l2l_tf.pretraining import cards
-from l2l_tf.problems import Problem
+from l2l_tf.problems import FewShot, Problem
 
 
 class Trial:
@@ -91,3 +94,54 @@ class Trial:
       )
       for n, c in curves.items()
     ]
+
+
+class FewShotTrial:
+  """Episodes of a few-shot problem, in which all optimizers go on from one start."""
+
+  def __init__(
+    self,
+    task: str,
+    problem: FewShot,
+    start: Sequence[tf.Tensor],
+    horizons: Sequence[int],
+    num_draws: int,
+    num_tuning_draws: int,
+    seed: int = 0,
+  ):
+    """Initializes the trial.
+
+    Args:
+      task: name of the problem on the card.
+      problem: with classes that were not trained on.
+      start: the learner's parameters at the beginning of an episode.
+      horizons: numbers of steps after which to look at the query set.
+      num_draws: episodes to report on.
+      num_tuning_draws: episodes on which each rate of a baseline runs.
+      seed: names the episodes.
+    """
+    self._task, self._problem, self._start = task, problem, start
+    self._horizons = tuple(horizons)
+    self._num_draws, self._num_tuning_draws = num_draws, num_tuning_draws
+    self._seed = seed
+
+  def learned(self, optimizer: optimizers.LearnedStart) -> list[cards.Result]:
+    """Runs an optimizer untuned; returns a result per horizon."""
+    counts = self._num_draws, self._seed
+    scores = lambda n: few_shot.scores(self._problem, optimizer, n, *counts)
+    return [self._result(n, cards.LEARNED, scores(n)) for n in self._horizons]
+
+  def baseline(self, name: str) -> list[cards.Result]:
+    """Runs a baseline, tuned for each horizon; arguments are as for `Trial`."""
+    baseline = baselines.CARD_BASELINES[name]
+    counts = self._num_draws, self._num_tuning_draws, self._seed
+    how = baseline.learning_rates, baselines.BASELINES[baseline.name]
+    tuned = lambda n: few_shot.tuned_scores(
+      self._problem, self._problem, self._start, n, *counts, *how
+    )
+    return [self._result(n, name, tuned(n)) for n in self._horizons]
+
+  def _result(self, steps: int, name: str, found: few_shot.Scores) -> cards.Result:
+    loss = float(found.losses.mean())
+    rate = found.learning_rate
+    return cards.Result(self._task, steps, name, rate, loss, found.mean)

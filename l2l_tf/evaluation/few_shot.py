@@ -25,6 +25,7 @@ class Scores(NamedTuple):
   """What a method reaches on test episodes."""
 
   accuracies: np.ndarray  # [episodes], of the query sets
+  losses: np.ndarray | None = None  # [episodes], likewise
   learning_rate: float | None = None  # that was selected for a baseline
 
   @property
@@ -95,7 +96,7 @@ def scores(
   """
   runner = EpisodeRunner(problem, optimizer, num_steps)
   curves = runner(seed, seeds.EVALUATION, num_episodes)
-  return Scores(curves.held_out["accuracy"])
+  return Scores(curves.held_out["accuracy"], curves.losses[:, -1])
 
 
 def tuned_scores(
@@ -107,23 +108,24 @@ def tuned_scores(
   num_tuning_episodes: int,
   seed: int,
   rates: Sequence[float] = RATES,
-  report: Callable[[float], None] = lambda rate: None,
+  make_optimizer: Callable[..., Optimizer] = SGD,
 ) -> Scores:
-  """Runs gradient descent from a given start, at the rate that is best elsewhere.
+  """Runs a baseline from a given start, at the rate that is best on other episodes.
 
   Args:
     problem: as for `scores`.
-    tuning_problem: with other classes, on which the rate is selected.
+    tuning_problem: with the classes on which the rate is selected.
     start: the learner's parameters.
     num_steps: as for `scores`.
     num_episodes: as for `scores`.
     num_tuning_episodes: on which each rate runs.
     seed: names the episodes.
     rates: to choose from, by the highest accuracy.
-    report: called with each rate that was tried.
+    make_optimizer: a function of a learning rate.
   """
   rate = tf.Variable(rates[0], trainable=False)
-  optimizer = LearnedStart(SGD(lambda step: rate), [p.shape for p in start])
+  shapes = [p.shape for p in start]
+  optimizer = LearnedStart(make_optimizer(lambda step: rate), shapes)
   optimizer.begin_at(start)
   tuning = EpisodeRunner(tuning_problem, optimizer, num_steps)
   found = {}
@@ -131,7 +133,6 @@ def tuned_scores(
     rate.assign(value)
     curves = tuning(seed, seeds.TUNING, num_tuning_episodes)
     found[value] = curves.held_out["accuracy"].mean()
-    report(value)
   best = max(found, key=found.get)
   rate.assign(best)
   reached = scores(problem, optimizer, num_steps, num_episodes, seed)

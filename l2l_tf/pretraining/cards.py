@@ -24,6 +24,20 @@ LEARNED = "learned"
 TUNED_ADAM = "Adam"
 DEFAULT_ADAM = "Adam at 0.001"  # Keras's default rate
 
+_TUNED = (
+  " The rates of Adam, momentum and RMSprop are tuned, for each task and number of"
+  " steps, on other draws."
+)
+_PROTOCOL = (
+  "Losses are means over the mini-batches of the last tenth of the steps, over {draws}"
+  f" draws.{_TUNED} Who ends above the loss of the start has diverged."
+)
+_FEW_SHOT = (
+  "Losses, and accuracies in brackets, are those of the query sets after the steps,"
+  " means over {draws} draws. All optimizers go on from the learned start."
+  f"{_TUNED}"
+)
+
 
 class Result(NamedTuple):
   """What one optimizer reached on one task after a number of steps."""
@@ -32,7 +46,10 @@ class Result(NamedTuple):
   steps: int
   optimizer: str
   learning_rate: float | None  # None for a learned optimizer
-  loss: float  # mean over the last tenth of the steps; inf if it diverged
+  # Mean over the last tenth of the steps; inf if it diverged. In few-shot tasks, that
+  # of the query sets after the last step.
+  loss: float
+  accuracy: float | None = None  # of the query sets
 
 
 class Score(NamedTuple):
@@ -116,19 +133,15 @@ class Card:
     lines = [["held-out task", "steps", *names]]
     for task in _unique(r.task for r in self.results):
       for steps in self.horizons:
-        losses = self._losses(task, steps)
-        cells = [_cell(losses[name]) for name in names]
+        found = {r.optimizer: r for r in self._rows(task, steps)}
+        cells = [_cell(found[name]) for name in names]
         lines.append([task, f"{steps:,}", *cells])
     return tables.aligned(lines)
 
   def __str__(self) -> str:
     fails = self.fails or ["On none of the held-out tasks is tuned Adam better."]
-    protocol = (
-      "Losses are means over the mini-batches of the last tenth of the steps, over"
-      f" {self.num_draws} draws. The rates of Adam, momentum and RMSprop are tuned, for"
-      " each task and number of steps, on other draws. Who ends above the loss of the"
-      " start has diverged."
-    )
+    is_few_shot = any(r.accuracy is not None for r in self.results)
+    protocol = (_FEW_SHOT if is_few_shot else _PROTOCOL).format(draws=self.num_draws)
     training = (
       f"Trained in {self.num_updates:,} meta-updates and {self.minutes:.0f} minutes,"
       f" with seed {self.seed}:"
@@ -146,8 +159,10 @@ class Card:
     return "\n\n".join(paragraphs)
 
   def _losses(self, task: str, steps: int) -> dict[str, float]:
-    rows = (r for r in self.results if (r.task, r.steps) == (task, steps))
-    return {r.optimizer: r.loss for r in rows}
+    return {r.optimizer: r.loss for r in self._rows(task, steps)}
+
+  def _rows(self, task: str, steps: int) -> list[Result]:
+    return [r for r in self.results if (r.task, r.steps) == (task, steps)]
 
   def _ratio(self, task: str, steps: int) -> float:
     """Returns the loss as a multiple of tuned Adam's; inf if it diverged."""
@@ -215,7 +230,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Optimizer:
 def write(card: Card, path: pathlib.Path) -> None:
   """Writes a card as JSON; an existing file is replaced only once that is complete."""
   fields = {f.name: getattr(card, f.name) for f in dataclasses.fields(card)}
-  rows = [[*r[:-1], r.loss if r.loss < math.inf else None] for r in card.results]
+  rows = [_as_row(r) for r in card.results]
   lines = [
     f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items() if k != "results"
   ]
@@ -227,11 +242,21 @@ def write(card: Card, path: pathlib.Path) -> None:
 def read(path: pathlib.Path) -> Card:
   """Reads the card that `write` wrote."""
   fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-  rows = [
-    Result(*r[:-1], math.inf if r[-1] is None else r[-1]) for r in fields["results"]
-  ]
+  rows = [_from_row(row) for row in fields["results"]]
   commands = tuple(fields["commands"])
   return Card(**fields | {"results": tuple(rows), "commands": commands})
+
+
+def _as_row(result: Result) -> list[Any]:
+  """Returns what JSON knows, without an accuracy where there is none."""
+  loss = result.loss if result.loss < math.inf else None
+  last = [] if result.accuracy is None else [result.accuracy]
+  return [*result[:4], loss, *last]
+
+
+def _from_row(row: list[Any]) -> Result:
+  result = Result(*row)
+  return result._replace(loss=math.inf) if result.loss is None else result
 
 
 def _filled(text: str) -> str:
@@ -255,8 +280,9 @@ def _failure(task: str, worse: list[tuple[int, float]]) -> str:
   return f"{task}: {ratios} times tuned Adam's loss after {steps} steps."
 
 
-def _cell(loss: float) -> str:
-  return tables.number(loss, 3) if loss < math.inf else "diverged"
+def _cell(result: Result) -> str:
+  loss = tables.number(result.loss, 3) if result.loss < math.inf else "diverged"
+  return loss if result.accuracy is None else f"{loss} ({result.accuracy:.1%})"
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:

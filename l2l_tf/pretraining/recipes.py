@@ -1,7 +1,7 @@
 """How each pretrained optimizer is trained, and the held-out tasks it is tested on.
 
 A recipe's stages are sets of flags for l2l-train; each stage starts from the optimizer
-that the previous stage exported.
+that the previous stage exported. Or there is one stage, for l2l-fewshot.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +24,18 @@ class Recipe(NamedTuple):
   """How a pretrained optimizer is trained and tested."""
 
   trained_on: str
-  stages: tuple[tuple[str, ...], ...]  # flags of l2l-train for each stage
+  stages: tuple[tuple[str, ...], ...]  # flags of each stage
   held_out: Tasks
   suite: Suite | None = None  # in place of stages
   horizons: tuple[int, ...] = (100, 1000, 5000)  # after which it is compared
+  num_draws: int = 3  # of every held-out task that are reported
+  num_tuning_draws: int = 1  # on which each rate of a baseline runs
+  method: str | None = None  # of l2l-fewshot; None for stages of l2l-train
+
+  @property
+  def script(self) -> str:
+    """The command that the stages are flags of, without "l2l-"."""
+    return "train" if self.method is None else "fewshot"
 
   def commands(self, directory: str, seed: int, extra: tuple[str, ...] = ()):
     """Returns the flags of every stage.
@@ -108,6 +116,15 @@ def _mnist():
   }
 
 
+def _omniglot():
+  from l2l_tf import problems
+
+  tests = lambda shots: (
+    lambda: problems.few_shot("omniglot", 5, shots, split="test", statistics="batch")
+  )
+  return {"Omniglot, 1 shot": tests(1), "Omniglot, 5 shots": tests(5)}
+
+
 def _neural_art():
   from l2l_tf import problems
 
@@ -169,5 +186,24 @@ RECIPES: Mapping[str, Recipe] = {
     (("--problem=neural_art", "--evaluation_period=40"),),
     _neural_art,
     horizons=(32, 128),
+  ),
+  "omniglot_5way": Recipe(
+    "Omniglot, 5 characters from one image of each, a net of four convolutions with its"
+    " start, for 12 steps",
+    (
+      (
+        "--dataset=omniglot",
+        "--methods=gate_lstm",
+        "--statistics=batch",
+        "--learning_rate=0.003",
+        "--validation_episodes=100",
+        "--minutes=20",
+      ),
+    ),
+    _omniglot,
+    horizons=(12,),
+    num_draws=600,
+    num_tuning_draws=50,
+    method="gate_lstm",
   ),
 }

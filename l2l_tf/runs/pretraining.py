@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tqdm
 
@@ -20,13 +21,14 @@ from l2l_tf.evaluation import baselines, comparison
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.pretraining import recipes as pretraining
+from l2l_tf.problems import FewShot
 from l2l_tf.runs import suite_training
 from l2l_tf.runs.settings import PretrainingSettings
 from l2l_tf.runs.suite_training import Trained
 from l2l_tf.runs.training_run import OPTIMIZER, finished_epochs
 from l2l_tf.storage import export, files
 
-_TRAIN = "from l2l_tf.scripts import train; train.run()"
+_RUN = "from l2l_tf.scripts import {0}; {0}.run()"
 _SECONDS = "seconds.txt"
 _COMPARISON = "comparison.csv"
 
@@ -38,18 +40,20 @@ def make(settings: PretrainingSettings) -> int:
   path = pathlib.Path(settings.save_path or f"tensorboard_logs/pretrain_{name}")
   path = path.expanduser()
   epochs = settings.num_epochs
-  extra = () if epochs is None else (f"--num_epochs={epochs}",)
+  length = "num_epochs" if recipe.method is None else "num_updates"
+  extra = () if epochs is None else (f"--{length}={epochs}",)
   if recipe.suite is not None:
     count = recipe.suite.num_updates if epochs is None else epochs
     trained = suite_training.train(recipe.suite, path / "1", seed, count)
     commands = [" ".join([f"l2l-pretrain --name={name} --seed={seed}", *extra])]
   else:
     for stage, flags in enumerate(recipe.commands(str(path), seed, extra), 1):
-      code = _train(flags, path / str(stage))
+      code = _train(recipe.script, flags, path / str(stage))
       if code:
         return code
     trained = _trained_by_stages(recipe, path)
-    commands = [f"l2l-train {' '.join(c)}" for c in recipe.commands(name, seed, extra)]
+    listed = recipe.commands(name, seed, extra)
+    commands = [f"l2l-{recipe.script} {' '.join(flags)}" for flags in listed]
   optimizer = trained.optimizer
   results = _compare(recipe, optimizer, path / _COMPARISON, settings)
   card = cards.Card(
@@ -59,7 +63,7 @@ def make(settings: PretrainingSettings) -> int:
     seed=seed,
     num_updates=trained.num_updates,
     minutes=round(trained.seconds / 60, 1),
-    num_draws=settings.num_draws,
+    num_draws=settings.num_draws or recipe.num_draws,
     results=tuple(results),
   )
   output = pathlib.Path(settings.output_path or cards.DIRECTORY).expanduser()
@@ -72,18 +76,19 @@ def make(settings: PretrainingSettings) -> int:
 
 
 def _trained_by_stages(recipe: pretraining.Recipe, path: pathlib.Path) -> Trained:
-  stages = [path / str(i) for i, _ in enumerate(recipe.stages, 1)]
+  folder = recipe.method or ""
+  stages = [path / str(i) / folder for i, _ in enumerate(recipe.stages, 1)]
   optimizer = export.load(stages[-1] / OPTIMIZER)
   updates, seconds = sum(map(_num_updates, stages)), sum(map(_seconds, stages))
   return Trained(optimizer, updates, seconds)
 
 
-def _train(flags: Sequence[str], path: pathlib.Path) -> int:
-  """Runs l2l-train, which resumes where it was stopped; returns its exit code."""
-  print(f"\nl2l-train {' '.join(flags)}")
+def _train(script: str, flags: Sequence[str], path: pathlib.Path) -> int:
+  """Runs a command that resumes where it was stopped; returns its exit code."""
+  print(f"\nl2l-{script} {' '.join(flags)}")
   before, start = _seconds(path), time.monotonic()
   process = subprocess.Popen(
-    [sys.executable, "-c", _TRAIN, *flags], start_new_session=True
+    [sys.executable, "-c", _RUN.format(script), *flags], start_new_session=True
   )
   with _forwarding_signals(process):
     code = process.wait()
@@ -115,7 +120,9 @@ def _compare(
   # TensorFlow would warn of too many functions: there is one per task and optimizer.
   logging.getLogger("tensorflow").setLevel(logging.ERROR)
   horizons = list(settings.horizons or recipe.horizons)
-  counts = [settings.num_draws, settings.num_tuning_draws, settings.seed]
+  num_draws = settings.num_draws or recipe.num_draws
+  counts = [num_draws, settings.num_tuning_draws or recipe.num_tuning_draws]
+  counts += [settings.seed]
   tasks, names = recipe.held_out(), [cards.LEARNED, *baselines.CARD_BASELINES]
   done = _read(path, horizons, counts)
   pairs = [(name, task) for name in names for task in tasks]
@@ -123,11 +130,24 @@ def _compare(
     bar.set_postfix_str(f"{name} on {task}")
     if (name, task) in done:
       continue
-    trial = comparison.Trial(task, tasks[task](), horizons, *counts)
+    trial = _trial(task, tasks[task](), optimizer, horizons, counts)
     is_learned = name == cards.LEARNED
     done[name, task] = trial.learned(optimizer) if is_learned else trial.baseline(name)
     _write(path, done, horizons, counts)
   return [result for task in tasks for name in names for result in done[name, task]]
+
+
+def _trial(
+  task: str,
+  problem: Any,
+  optimizer: Optimizer,
+  horizons: Sequence[int],
+  counts: Sequence[int],
+) -> comparison.Trial | comparison.FewShotTrial:
+  if isinstance(problem, FewShot):
+    start = [v.read_value() for v in optimizer.start]
+    return comparison.FewShotTrial(task, problem, start, horizons, *counts)
+  return comparison.Trial(task, problem, horizons, *counts)
 
 
 _Done = dict[tuple[str, str], list[cards.Result]]  # by optimizer and task
@@ -141,9 +161,9 @@ def _read(path: pathlib.Path, horizons, counts) -> _Done:
   if header != _header(horizons, counts):
     return {}
   done: _Done = {}
-  for task, steps, name, rate, loss in rows:
-    rate = float(rate) if rate else None
-    result = cards.Result(task, int(steps), name, rate, float(loss))
+  for task, steps, name, *cells in rows:
+    rate, loss, accuracy = (float(cell) if cell else None for cell in cells)
+    result = cards.Result(task, int(steps), name, rate, loss, accuracy)
     done.setdefault((name, task), []).append(result)
   return done
 
@@ -154,17 +174,19 @@ def _write(path: pathlib.Path, done: _Done, horizons, counts) -> None:
 
 
 def _header(horizons, counts) -> list[str]:
-  """Returns the columns' names; the last one contains the counts."""
+  """Returns the columns' names; that of the loss contains the counts."""
   described = "steps {}; draws {}, tuning draws {}, seed {}".format(
     " ".join(map(str, horizons)), *counts
   )
-  return [*cards.Result._fields[:-1], f"loss ({described})"]
+  titles = {"loss": f"loss ({described})"}
+  return [titles.get(name, name) for name in cards.Result._fields]
 
 
 def _num_updates(path: pathlib.Path) -> int:
   """Returns the number of meta-steps that a run took; it may have ended early."""
   config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-  return finished_epochs(path) * config["num_steps"] // config["unroll_length"]
+  length = config.get("unroll_length", config["num_steps"])  # whole few-shot episodes
+  return finished_epochs(path) * config["num_steps"] // length
 
 
 def _seconds(path: pathlib.Path) -> float:

@@ -233,8 +233,8 @@ class PretrainingSettings:
   seed: int = 0
   num_epochs: int | None = None  # in every stage; None: as the recipe says
   horizons: tuple[int, ...] | None = None  # None: as the recipe says
-  num_draws: int = 3
-  num_tuning_draws: int = 1
+  num_draws: int | None = None  # None: as the recipe says
+  num_tuning_draws: int | None = None  # likewise
   save_path: str | None = None
   output_path: str | None = None
 

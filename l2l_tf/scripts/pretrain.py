@@ -2,9 +2,9 @@
 
   l2l-pretrain --name=general
 
-Runs l2l-train once for each stage of the recipe, then compares the result with tuned
-baselines on held-out tasks, and writes weights and card. Started again with the same
-flags, it resumes where it was stopped.
+Runs l2l-train once for each stage of the recipe, or l2l-fewshot, then compares the
+result with tuned baselines on held-out tasks, and writes weights and card. Started
+again with the same flags, it resumes where it was stopped.
 """
 
 from absl import flags
@@ -18,8 +18,8 @@ flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
 flags.DEFINE_integer(
   "num_epochs",
   None,
-  "Epochs of meta-training, each one episode, of every stage; by default as the recipe"
-  " says.",
+  "Epochs of meta-training, each one episode, of every stage, or the meta-updates of"
+  " l2l-fewshot; by default as the recipe says.",
   lower_bound=1,
 )
 flags.DEFINE_list(
@@ -28,12 +28,15 @@ flags.DEFINE_list(
   "Numbers of steps after which to compare; by default as the recipe says.",
 )
 flags.DEFINE_integer(
-  "num_draws", 3, "Draws of every held-out task that are reported.", lower_bound=1
+  "num_draws",
+  None,
+  "Draws of every held-out task that are reported; by default as the recipe says.",
+  lower_bound=1,
 )
 flags.DEFINE_integer(
   "num_tuning_draws",
-  1,
-  "Draws on which each learning rate of the grid runs.",
+  None,
+  "Draws on which each learning rate of the grid runs; by default as the recipe says.",
   lower_bound=1,
 )
 flags.DEFINE_string(
