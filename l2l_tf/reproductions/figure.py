@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adam")
-_QUICK_BASELINES = 2
 # Too little to learn anything: what runs is all that a figure needs.
 _QUICK_TRAINING = {
   "num_epochs": 1,
@@ -115,7 +114,8 @@ def quick(figure: Figure) -> Figure:
   """Returns a figure with the same kinds of parts, of which nothing can be concluded.
 
   Most of its time goes into the graphs of trainings. One stands for all that differ in
-  their problems alone, in every panel.
+  their problems alone, in every panel. Two baselines are compared in the first panel,
+  one in the others.
   """
   first: dict[Any, str] = {}
   stands_for = {
@@ -126,7 +126,9 @@ def quick(figure: Figure) -> Figure:
     for name, one in figure.learned.items()
     if stands_for[name] == name
   }
-  panels = [_quick_panel(panel, stands_for) for panel in figure.panels]
+  first_panel, *others = figure.panels
+  panels = [_quick_panel(first_panel, stands_for, num_baselines=2)]
+  panels += [_quick_panel(panel, stands_for, num_baselines=1) for panel in others]
   gallery = min(figure.gallery, 1)
   return figure._replace(learned=learned, panels=tuple(panels), gallery=gallery)
 
@@ -137,12 +139,14 @@ def _kind(one: Learned) -> Any:
   return one.pretrained, repr([sorted(stage.items()) for stage in stages])
 
 
-def _quick_panel(panel: Panel, stands_for: Mapping[str, str]) -> Panel:
+def _quick_panel(
+  panel: Panel, stands_for: Mapping[str, str], num_baselines: int
+) -> Panel:
   label: dict[str, str] = {}  # the first in the legend, by the optimizer
   for shown, name in panel.learned.items():
     label.setdefault(stands_for[name], shown)
   learned = {shown: name for name, shown in label.items()}
-  baselines = panel.baselines[-_QUICK_BASELINES:]
+  baselines = panel.baselines[-num_baselines:]
   return panel._replace(learned=learned, baselines=baselines, **_QUICK_PANEL)
 
 

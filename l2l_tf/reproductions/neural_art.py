@@ -2,7 +2,7 @@
 
 from l2l_tf.reproductions.figure import Figure, Learned, Panel
 
-_BASELINES = ("momentum", "RMSprop", "Adam", "L-BFGS")
+_BASELINES = ("momentum", "RMSprop", "L-BFGS", "Adam")
 
 
 def _panel(title: str, problem: str, num_draws: int = 16) -> Panel:
