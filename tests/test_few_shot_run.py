@@ -167,8 +167,9 @@ def test_reptile_trains_on_batches_of_all_images():
 def test_the_command_leaves_tables_scores_and_gates(tmp_path, capsys):
   methods = ("gate_lstm", "fine_tuning", "neighbours")
   settings = dataclasses.replace(
-    TINY, methods=methods, save_path=str(tmp_path), num_updates=1, num_steps=1
-  )
+    TINY, methods=methods, save_path=str(tmp_path), num_updates=1, num_steps=1,
+    test_seeds=2,
+  )  # fmt: skip
   assert command.few_shot(settings) == 0
   out = capsys.readouterr().out
   assert re.search(r"GateLSTM: forget gates 0\.99\d+ on average, at least 0\.99", out)
@@ -177,7 +178,14 @@ def test_the_command_leaves_tables_scores_and_gates(tmp_path, capsys):
     assert FEW_SHOT_METHODS[method] in table
   with (tmp_path / "scores.csv").open() as file:
     rows = list(csv.DictReader(file))
-  assert len(rows) == 9 and all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+  assert len(rows) == 18 and all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+  gated = [row for row in rows if row["method"] == "gate_lstm"]
+  assert [row["seed"] for row in gated] == ["0"] * 3 + ["1"] * 3
+  learned = export.load(tmp_path / "gate_lstm" / OPTIMIZER)
+  problem = few_shot("digits", 3, 1, 2, "test", "dense")
+  second = protocol.scores(problem, learned, 1, 3, seed=1).accuracies
+  np.testing.assert_allclose([float(r["accuracy"]) for r in gated[3:]], second, 1e-5)
+  assert "2 x 3 test episodes" in (tmp_path / "table.txt").read_text()
   for name in ("gates.png", "gates.csv", OPTIMIZER, "checkpoints"):
     assert (tmp_path / "gate_lstm" / name).exists()
   assert list(tmp_path.glob("events*")) and list(tmp_path.glob("gate_lstm/events*"))

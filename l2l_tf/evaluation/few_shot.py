@@ -28,6 +28,14 @@ class Scores(NamedTuple):
   losses: np.ndarray | None = None  # [episodes], likewise
   learning_rate: float | None = None  # that was selected for a baseline
 
+  @classmethod
+  def joined(cls, tests: Sequence["Scores"]) -> "Scores":
+    """Returns the scores of several tests of one method, one after the other."""
+    accuracies = np.concatenate([test.accuracies for test in tests])
+    losses = [test.losses for test in tests if test.losses is not None]
+    rate = tests[0].learning_rate
+    return cls(accuracies, np.concatenate(losses) if losses else None, rate)
+
   @property
   def mean(self) -> float:
     return float(self.accuracies.mean())

@@ -84,17 +84,26 @@ def _train(method: str, problems: Problems, settings, path: pathlib.Path) -> int
 
 
 def _evaluate(problems: Problems, settings, path) -> dict[str, Scores]:
-  found, desc = {}, f"{settings.test_episodes} test episodes"
+  found, desc = {}, f"{_count(settings)} test episodes"
+  tests = range(settings.seed, settings.seed + settings.test_seeds)
   with tqdm.tqdm(total=len(settings.methods), desc=desc, dynamic_ncols=True) as bar:
     for method in settings.methods:
       bar.set_postfix_str(FEW_SHOT_METHODS[method])
-      found[method] = _scored(method, problems, settings, path)
+      found[method] = Scores.joined(
+        [_scored(method, problems, settings, path, seed) for seed in tests]
+      )
       bar.update()
   return found
 
 
-def _scored(method: str, problems: Problems, settings, path) -> Scores:
-  count, seed = settings.test_episodes, settings.seed
+def _count(settings) -> str:
+  """Returns the number of test episodes as text."""
+  count, times = settings.test_episodes, settings.test_seeds
+  return f"{count}" if times == 1 else f"{times} x {count}"
+
+
+def _scored(method: str, problems: Problems, settings, path, seed: int) -> Scores:
+  count = settings.test_episodes
   tuning = settings.num_steps, count, settings.validation_episodes, seed
   if method == _NEIGHBOURS:
     params = few_shot_net.start(path / _NET, problems.test)
@@ -122,14 +131,16 @@ def _write(scores: dict[str, Scores], settings, path: pathlib.Path) -> None:
     rows.append([FEW_SHOT_METHODS[method], *percent, shown])
   title = (
     f"{settings.dataset}: {settings.ways}-way {settings.shots}-shot,"
-    f" {settings.test_episodes} test episodes, {settings.minutes:g} minutes of training"
+    f" {_count(settings)} test episodes, {settings.minutes:g} minutes of training"
   )
   table = tables.aligned(rows, has_rule=True)
   files.write_text(path / "table.txt", f"{title}\n\n{table}\n")
   files.write_text(path / "table.md", tables.markdown(rows))
-  cells = [["method", "episode", "accuracy"]]
+  cells = [["method", "seed", "episode", "accuracy"]]
   for method, found in scores.items():
-    cells += [[method, i, f"{x:.6g}"] for i, x in enumerate(found.accuracies)]
+    for i, accuracy in enumerate(found.accuracies):
+      test, episode = divmod(i, settings.test_episodes)
+      cells.append([method, settings.seed + test, episode, f"{accuracy:.6g}"])
   files.write_csv(path / "scores.csv", cells)
   flags = flagfile.as_flagfile(dataclasses.asdict(settings))
   files.write_text(path / "flags.txt", flags)

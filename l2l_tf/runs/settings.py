@@ -309,6 +309,7 @@ class FewShotSettings:
   evaluation_period: int = 250
   validation_episodes: int = 50
   test_episodes: int = 600
+  test_seeds: int = 1  # each names that many episodes
   gate_tasks: int = 5
   seed: int = 0
   save_path: str | None = None

@@ -60,7 +60,13 @@ flags.DEFINE_integer(
   "Episodes of a validation, and of each rate of a baseline that is tuned.",
   lower_bound=1,
 )
-flags.DEFINE_integer("test_episodes", 600, "Episodes of the test.", lower_bound=2)
+flags.DEFINE_integer("test_episodes", 600, "Episodes of a test.", lower_bound=2)
+flags.DEFINE_integer(
+  "test_seeds",
+  1,
+  "Tests, of other episodes each: --seed, --seed + 1, ...",
+  lower_bound=1,
+)
 flags.DEFINE_integer(
   "gate_tasks", 5, "Test episodes whose gates are drawn.", lower_bound=1
 )
