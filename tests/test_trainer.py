@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import threading
+import time
 
 import hypothesis
 import numpy as np
@@ -277,6 +279,19 @@ def test_a_trainer_s_graphs_are_freed_with_it(estimator):
   before = graphs()
   trained()
   assert graphs() <= before
+
+
+def test_an_episode_can_be_watched_from_another_thread():
+  trainer = MetaTrainer(Quadratic(2, 3), lstm(), num_steps=2000, unroll_length=2)
+  training = threading.Thread(target=trainer.train_episode, args=[0])
+  training.start()
+  seen = []
+  while training.is_alive():
+    seen.append(trainer.share_done)
+    time.sleep(0.005)
+  within = [share for share in seen if share > 0]
+  assert len(set(within)) > 5 and within == sorted(within) and within[-1] <= 1
+  assert trainer.share_done == 0
 
 
 @pytest.mark.parametrize(

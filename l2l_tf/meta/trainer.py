@@ -122,6 +122,8 @@ class MetaTrainer(tf.Module):
     self.estimator_state_variables = [
       tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._estimator_states)
     ]
+    # Windows that are done, and all, of the episode that is under way.
+    self._progress = tf.Variable([0, 1], trainable=False)
     self._run = self._trained
     if jit_compile:
       self._run = tf.function(self._trained, autograph=False, jit_compile=True)
@@ -156,7 +158,17 @@ class MetaTrainer(tf.Module):
     if not self._jit_compile:  # XLA needs sizes that are fixed when it compiles.
       lengths = map(tf.constant, lengths)
     metrics = self._compiled(tf.constant(episode), *lengths)
+    self._progress.assign([0, 1])
     return tf.nest.map_structure(lambda x: x.numpy(), metrics)
+
+  @property
+  def share_done(self) -> float:
+    """How much of the episode that another thread trains on is done, from 0 to 1.
+
+    Always 0 between episodes, and with `jit_compile`.
+    """
+    done, count = self._progress.numpy()
+    return float(done / count)
 
   def trace_window(self) -> tf.Graph:
     """Returns the graph of an episode's first window; nothing is run."""
@@ -263,6 +275,8 @@ class MetaTrainer(tf.Module):
       keep = lambda old, new: tf.where(skipped, old, new)
       states = tf.nest.map_structure(keep, states, next_states)
       records = [r.write(i, x) for r, x in zip(records, values)]
+      if not self._jit_compile:
+        self._progress.assign(tf.stack([i + 1, num_windows]))
       return i + 1, carries, meta_state, states, records
 
     _, carries, meta_state, states, records = tf.while_loop(

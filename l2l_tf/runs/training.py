@@ -5,10 +5,12 @@ From Python: `training.train(TrainingSettings(problem="quadratic", num_epochs=10
 
 from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
+import contextlib
 import dataclasses
 import pathlib
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tqdm
@@ -43,6 +45,7 @@ _HYPER_PARAMETERS = [
   "meta_gradient", "seed",
 ]  # fmt: skip
 _PICTURE_PERIOD = 15.0  # seconds between pictures, each of which takes 0.3
+_TICK = 2.0  # seconds between moves of the bar within an epoch
 _STOPPING = "\nStopping after this epoch, with a checkpoint; once more stops at once.\n"
 
 
@@ -165,6 +168,7 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
       desc="Meta-training",
       dynamic_ncols=True,
     ) as bar,
+    _moving_within_epochs(bar, run),
   ):
     for epoch in run.epochs(lambda e: _log(run, board, picture, e, settings.save_path)):
       recent.append(float(epoch.metrics["losses"][-1]))
@@ -172,6 +176,7 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
         bar.write(messages.progress(epoch.number, recent, run))
         recent.clear()
       bar.set_postfix_str(messages.standing(run), refresh=False)
+      bar.n = epoch.number - 1  # A part of the epoch may have been shown.
       bar.update()
       if received and run.is_finished:  # What comes after it shall not start.
         picture.draw()
@@ -185,6 +190,27 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
         return received[0]
   picture.draw()
   return 0
+
+
+@contextlib.contextmanager
+def _moving_within_epochs(bar: tqdm.tqdm, run: TrainingRun) -> Iterator[None]:
+  """Moves a bar on while an epoch lasts, as some take minutes."""
+  is_over = threading.Event()
+
+  def move():
+    while not is_over.wait(_TICK):
+      reached = round(int(run.epoch) + run.trainer.share_done, 2)
+      if reached > bar.n:
+        bar.n = reached
+        bar.refresh()
+
+  thread = threading.Thread(target=move, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    is_over.set()
+    thread.join()
 
 
 class _Picture:
