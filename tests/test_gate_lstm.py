@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import keras_models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -98,6 +99,21 @@ def test_fixed_gates_are_gradient_descent_to_the_last_bit():
   started = LearnedStart(constant, [(4, 10)]).begin_at([tf.ones([4, 10])])
   _, carry = run(started, 0)
   np.testing.assert_array_equal(carry.params[0], np.ones([4, 10]))
+
+
+def test_a_fixed_forget_gate_is_weight_decay_to_the_last_bit():
+  optimizer = GateLSTM()
+  zeros = [tf.zeros_like(v) for v in (optimizer.kernel, optimizer.recurrent)]
+  bias = tf.constant([-1.7, 6.0])
+  fixed = optimizer.with_phi(
+    [{"k": zeros[0], "r": zeros[1], "b": bias}[k] for k in order(optimizer)]
+  )
+  theta, g = seeds.normal([50], seeds.make(0)), seeds.normal([50], seeds.make(1))
+  state = fixed.initial_state([theta])
+  (update,), _ = fixed([g], state, params=[theta], loss=tf.constant(1.0))
+  rate, decay = (tf.sigmoid(tf.fill([50], x)) for x in (-1.7, -6.0))  # 1 - f_t
+  (sgd,), _ = SGD(rate)([g], SGD(rate).initial_state([g]))
+  np.testing.assert_array_equal(update, sgd - decay * theta)
 
 
 def order(optimizer):
@@ -215,6 +231,38 @@ def test_it_fits_a_keras_model_and_is_exported(sequential, tmp_path):
   before = weights(model)
   losses = fit(model, LearnedOptimizer(loaded), 4)
   assert losses[-1] < losses[0] and np.any(weights(model) != before)
+
+
+def test_a_keras_model_of_its_shapes_begins_at_the_learned_start(sequential):
+  shapes = [(4, 6), (6,), (6, 1), (1,)]
+  start = [seeds.normal(s, seeds.make(i)) for i, s in enumerate(shapes)]
+  learned = LearnedStart(SGD(0.01), shapes).begin_at(start)
+  optimizer, model = LearnedOptimizer(learned), built(sequential())
+  optimizer.assign_start(model)
+  for variable, value in zip(model.trainable_variables, start, strict=True):
+    np.testing.assert_array_equal(variable, value)
+  losses = fit(model, optimizer, 1)
+  other = built(sequential())
+  for variable, value in zip(other.trainable_variables, start):
+    variable.assign(value)
+  assert losses == fit(other, LearnedOptimizer(SGD(0.01)), 1)
+
+
+def test_what_has_no_start_or_another_one_is_one_sentence(sequential):
+  other = LearnedOptimizer(LearnedStart(SGD(0.1), [(7, 7)]))
+  mistake = r"start is of shapes \[7, 7\], but the parameters are of shapes \[4, 6\], "
+  for act in (other.assign_start, lambda model: fit(model, other)):
+    with pytest.raises(ValueError, match=mistake):
+      act(built(sequential()))
+  with pytest.raises(ValueError, match="SGD learns no start; the model begins at"):
+    LearnedOptimizer(SGD(0.1)).assign_start(built(sequential()))
+  with pytest.raises(ValueError, match="has no variables yet; build it first"):
+    other.assign_start(keras_models.sequential(has_input=False))
+
+
+def test_open_gates_are_no_finding():
+  grads = [tf.ones([3])]
+  assert not GateLSTM().diagnostics(grads, GateLSTM().initial_state(grads))
 
 
 def test_the_code_for_students_runs():

@@ -55,8 +55,9 @@ class LearnedOptimizer(StoredOptimizer):
   2 * 2 * 20 floats, 320 bytes, where Adam takes 8. A step needs copies of the gradients
   and the activations of one block in addition.
 
-  A learned start (`Optimizer.initial_params`) is not used: the model starts from its
-  initializers or from loaded weights.
+  A model of the shapes of a learned start (`Optimizer.initial_params`) begins there
+  after `assign_start`, else at its initializers or loaded weights. A model of other
+  shapes is refused.
 
   A variable without a gradient keeps its value, and its state; an optimizer that has
   one state for all variables reads a zero gradient there.
@@ -188,7 +189,8 @@ class LearnedOptimizer(StoredOptimizer):
     """Makes the state for `variables`, once.
 
     Raises:
-      ValueError: if it was built on others, or one is not of floating point.
+      ValueError: if it was built on others, or one is not of floating point, or the
+        optimizer has a learned start of other shapes.
     """
     variables = gradients.distinct(variables, self._var_key)
     if self.built:
@@ -197,6 +199,9 @@ class LearnedOptimizer(StoredOptimizer):
     if not variables:  # Keras builds for those of a frozen model.
       return
     checks.check_variables(variables)
+    if self._optimizer.learns_start:  # of these shapes?
+      with tf.init_scope():
+        self._optimizer.initial_params([tf.zeros(v.shape, v.dtype) for v in variables])
     num_own = len(self.variables)
     with tf.init_scope():  # The first step may be traced already.
       super().build(variables)
@@ -211,6 +216,34 @@ class LearnedOptimizer(StoredOptimizer):
       self._tell_total_steps()
       if self._pending is not None:
         self._load_pending(num_own)
+
+  def assign_start(self, model: keras.Model) -> None:
+    """Sets a model's trainable variables to the optimizer's learned start.
+
+    >>> model.compile(optimizer := LearnedOptimizer("omniglot_5way"), loss="mse")
+    >>> optimizer.assign_start(model)
+
+    Args:
+      model: built, so that its variables exist.
+
+    Raises:
+      ValueError: if the optimizer learns no start, or one of other shapes, or the model
+        is not built.
+    """
+    if not self._optimizer.learns_start:
+      raise ValueError(
+        f"{type(self._optimizer).__name__} learns no start; the model begins at its"
+        " initializers, so leave assign_start out."
+      )
+    variables = model.trainable_variables
+    if not variables:
+      raise ValueError(
+        f"{model.name} has no variables yet; build it first, as by model.build([None,"
+        " 4]) for inputs of 4 numbers, or give it an Input."
+      )
+    start = self._optimizer.initial_params([v.value for v in variables])
+    for variable, value in zip(variables, start, strict=True):
+      variable.assign(value)
 
   def scale_loss(self, loss):
     """Notes the loss, which Keras hands to its optimizer in every step of `fit`."""

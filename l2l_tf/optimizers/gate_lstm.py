@@ -13,7 +13,8 @@ loss L_t, the coordinate's gradient g_t and value, and the gates of the step bef
     f~_t = w_F . [x(g_t), x(L_t), theta_{t-1}, f~_{t-1}] + b_F,    f_t = sigm(f~_t)
 
 where x is log and sign of Andrychowicz et al. 2016. As in the authors' code, the gates
-are fed back before their sigmoids, and i~_0 = f~_0 = 0.
+are fed back before their sigmoids, and i~_0 = f~_0 = 0. In first-order meta-gradients
+g_t is a constant, as in the paper; L_t, which the paper takes for one too, is not.
 
 With memory, an LSTM with a state for each coordinate stands between g_t and the gates:
 
@@ -160,11 +161,6 @@ class GateLSTM(base.Optimizer):
     split = lambda row: coordinatewise.from_coordinates(tf.sigmoid(row), params)
     return split(state.gates[FORGET:]), split(state.gates[:FORGET])
 
-  def diagnostics(self, grads, state):
-    del grads
-    means = tf.reduce_mean(tf.sigmoid(state.gates), axis=1)
-    return {"gates/input": means[INPUT], "gates/forget": means[FORGET]}
-
   def _gates(self, inputs, theta, before):
     """Returns i~_t and f~_t, [2, N]."""
     w = tf.transpose(self.kernel)
@@ -262,9 +258,6 @@ class ConstantGates(base.Optimizer):
       rate = tf.cast(self.rate, g.dtype)
       updates.append(cell_update(theta, rate * self._decay, rate, -g))
     return updates, state
-
-  def diagnostics(self, grads, state):
-    return {"gates/input": self.rate, "gates/forget": 1.0 - self.rate * self._decay}
 
 
 def _check_given(optimizer: base.Optimizer, **given: Any) -> None:
