@@ -128,7 +128,7 @@ def tuned_scores(
     num_episodes: as for `scores`.
     num_tuning_episodes: on which each rate runs.
     seed: names the episodes.
-    rates: to choose from, by the highest accuracy.
+    rates: to choose from, by the highest accuracy; a single one is not tuned.
     make_optimizer: a function of a learning rate.
   """
   rate = tf.Variable(rates[0], trainable=False)
@@ -137,11 +137,11 @@ def tuned_scores(
   optimizer.begin_at(start)
   tuning = EpisodeRunner(tuning_problem, optimizer, num_steps)
   found = {}
-  for value in rates:
+  for value in rates if len(rates) > 1 else ():
     rate.assign(value)
     curves = tuning(seed, seeds.TUNING, num_tuning_episodes)
     found[value] = curves.held_out["accuracy"].mean()
-  best = max(found, key=found.get)
+  best = max(found, key=found.get, default=rates[0])
   rate.assign(best)
   reached = scores(problem, optimizer, num_steps, num_episodes, seed)
   return reached._replace(learning_rate=best)

@@ -28,7 +28,7 @@ class Summary(NamedTuple):
   """What the gates do, in numbers; all of them over the means of kernels."""
 
   forget_mean: float
-  forget_least: float  # the lowest of all steps, tasks and layers
+  forget_least: float  # the lowest mean of a layer, of all steps and tasks
   input_mean: float
   over_steps: float  # standard deviation over the steps, relative to the mean
   over_tasks: float  # likewise, over the tasks

@@ -4,6 +4,7 @@ from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
@@ -83,15 +84,22 @@ def _train(method: str, problems: Problems, settings, path: pathlib.Path) -> int
   )
 
 
+def _directory(method: str) -> str:
+  """Returns the directory of a method's training."""
+  return _NET if method in (_NEIGHBOURS, _FINE_TUNING) else method
+
+
 def _evaluate(problems: Problems, settings, path) -> dict[str, Scores]:
   found, desc = {}, f"{_count(settings)} test episodes"
   tests = range(settings.seed, settings.seed + settings.test_seeds)
   with tqdm.tqdm(total=len(settings.methods), desc=desc, dynamic_ncols=True) as bar:
     for method in settings.methods:
       bar.set_postfix_str(FEW_SHOT_METHODS[method])
-      found[method] = Scores.joined(
-        [_scored(method, problems, settings, path, seed) for seed in tests]
-      )
+      scored: list[Scores] = []
+      for seed in tests:  # A baseline is tuned before the first test.
+        rates = (scored[0].learning_rate,) if scored else protocol.RATES
+        scored.append(_scored(method, problems, settings, path, seed, rates))
+      found[method] = Scores.joined(scored)
       bar.update()
   return found
 
@@ -102,9 +110,11 @@ def _count(settings) -> str:
   return f"{count}" if times == 1 else f"{times} x {count}"
 
 
-def _scored(method: str, problems: Problems, settings, path, seed: int) -> Scores:
+def _scored(
+  method: str, problems: Problems, settings, path, seed: int, rates: Sequence[float]
+) -> Scores:
   count = settings.test_episodes
-  tuning = settings.num_steps, count, settings.validation_episodes, seed
+  tuning = settings.num_steps, count, settings.validation_episodes, seed, rates
   if method == _NEIGHBOURS:
     params = few_shot_net.start(path / _NET, problems.test)
     return protocol.neighbour_scores(problems.test, params, count, seed)
@@ -123,15 +133,16 @@ def _start(method: str, problem: FewShot, path: pathlib.Path):
 
 
 def _write(scores: dict[str, Scores], settings, path: pathlib.Path) -> None:
-  rows = [["method", "accuracy", "+/- 95%", "rate"]]
+  rows = [["method", "accuracy", "+/- 95%", "rate", "minutes"]]
   for method, found in sorted(scores.items(), key=lambda item: -item[1].mean):
     rate = found.learning_rate
     percent = [f"{100 * x:.2f}%" for x in (found.mean, found.half_width)]
     shown = tables.number(rate, 3) if rate is not None else _rate(method, path)
-    rows.append([FEW_SHOT_METHODS[method], *percent, shown])
+    spent = few_shot_training.minutes(path / _directory(method))
+    rows.append([FEW_SHOT_METHODS[method], *percent, shown, f"{spent:.3g}"])
   title = (
     f"{settings.dataset}: {settings.ways}-way {settings.shots}-shot,"
-    f" {_count(settings)} test episodes, {settings.minutes:g} minutes of training"
+    f" {_count(settings)} test episodes"
   )
   table = tables.aligned(rows, has_rule=True)
   files.write_text(path / "table.txt", f"{title}\n\n{table}\n")
@@ -182,7 +193,8 @@ def _show_gates(method: str, problem: FewShot, settings, path: pathlib.Path) -> 
     board.figure(_GATES, figure)
     board.close()
   print(
-    f"{FEW_SHOT_METHODS[method]}: forget gates {found.forget_mean:.4f} on average, at"
-    f" least {found.forget_least:.4f}; input gates {found.input_mean:.4g}, changing by"
-    f" {found.over_steps:.1%} over steps and {found.over_tasks:.1%} over tasks."
+    f"{FEW_SHOT_METHODS[method]}: forget gates {found.forget_mean:.4f} on average, no"
+    f" layer's below {found.forget_least:.4f}; input gates {found.input_mean:.4g},"
+    f" changing by {found.over_steps:.1%} over steps and {found.over_tasks:.1%} over"
+    " tasks."
   )

@@ -116,6 +116,7 @@ def train(
   )
   clock = Clock(path, 60.0 * settings.minutes)
   if clock.is_over or run.is_finished:
+    run.conclude()  # A signal may have come before its last validation.
     print(f"{FEW_SHOT_METHODS[method]}: {int(run.epoch)} updates, trained already.")
     return 0
   with files.writing(path):
@@ -171,6 +172,11 @@ def _log(run: TrainingRun, board: TensorBoard, epoch: Any, clock: "Clock") -> No
     raise
 
 
+def minutes(path: pathlib.Path) -> float:
+  """Returns how long the training in a directory has taken so far."""
+  return Clock(path, 0.0).spent / 60.0
+
+
 class Clock:
   """Counts seconds of training, over all processes that worked in a directory."""
 
@@ -178,6 +184,11 @@ class Clock:
     """Reads what earlier processes have spent; `limit` is in seconds."""
     self._file, self._limit = path / _SECONDS, limit
     self._spent = float(self._file.read_text()) if self._file.exists() else 0.0
+
+  @property
+  def spent(self) -> float:
+    """Seconds so far."""
+    return self._spent
 
   @property
   def is_over(self) -> bool:

@@ -318,7 +318,16 @@ class FewShotSettings:
     """Returns settings with all defaults filled in.
 
     The paper's steps are passes over the support set: 12 for one shot, 8 for five.
+
+    Raises:
+      ValueError: without a method, or for one that is unknown.
     """
+    unknown = [m for m in self.methods if m not in FEW_SHOT_METHODS]
+    if unknown or not self.methods:
+      raise ValueError(
+        f"methods={','.join(self.methods)!r} must name one or more of"
+        f" {', '.join(FEW_SHOT_METHODS)}."
+      )
     name = f"fewshot_{self.dataset}_{self.ways}way_{self.shots}shot"
     path = self.save_path or f"tensorboard_logs/{name}"
     steps = self.num_steps or (12 if self.shots == 1 else 8)

@@ -217,7 +217,7 @@ class TrainingRun:
       yield epoch
 
   def conclude(self) -> None:
-    """Validates and saves after the last finished epoch, where no period ended.
+    """Validates and saves after the last finished epoch, unless that is done.
 
     For a run that is ended by something else than its number of epochs.
 
@@ -225,7 +225,7 @@ class TrainingRun:
       WriteError: if a result cannot be written.
       ValueError: if no window has been finite so far.
     """
-    if self.is_finished or int(self.epoch) % self._period == 0:
+    if int(self.epoch) == 0 or int(self.epoch) in self._validations:
       return
     self._check_progress()
     self._validate()

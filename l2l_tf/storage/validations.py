@@ -24,6 +24,9 @@ class Validations:
     self._path = path
     self._curves = {n: c for n, c in _read(path).items() if n <= last_epoch}
 
+  def __contains__(self, epoch: int) -> bool:
+    return epoch in self._curves
+
   def add(self, epoch: int, curve: np.ndarray) -> None:
     """Adds a curve, [num_steps + 1], and writes the file.
 
