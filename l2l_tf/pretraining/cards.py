@@ -24,18 +24,16 @@ LEARNED = "learned"
 TUNED_ADAM = "Adam"
 DEFAULT_ADAM = "Adam at 0.001"  # Keras's default rate
 
-_TUNED = (
-  " The rates of Adam, momentum and RMSprop are tuned, for each task and number of"
-  " steps, on other draws."
-)
 _PROTOCOL = (
   "Losses are means over the mini-batches of the last tenth of the steps, over {draws}"
-  f" draws.{_TUNED} Who ends above the loss of the start has diverged."
+  " draws. The rates of Adam, momentum and RMSprop are tuned, for each task and number"
+  " of steps, on other draws. Who ends above the loss of the start has diverged."
 )
 _FEW_SHOT = (
   "Losses, and accuracies in brackets, are those of the query sets after the steps,"
-  " means over {draws} draws. All optimizers go on from the learned start."
-  f"{_TUNED}"
+  " means over {draws} episodes of classes that were not trained on. All optimizers go"
+  " on from the learned start. The rates of Adam, momentum and RMSprop are tuned, for"
+  " each task, on other episodes of the same classes."
 )
 
 

@@ -189,7 +189,8 @@ RECIPES: Mapping[str, Recipe] = {
   ),
   "omniglot_5way": Recipe(
     "Omniglot, 5 characters from one image of each, a net of four convolutions with its"
-    " start, for 12 steps",
+    " start, for 12 steps, batches normalised by their own statistics (also query"
+    " images)",
     (
       (
         "--dataset=omniglot",
