@@ -220,6 +220,7 @@ def test_reptile_moves_the_start_towards_the_end_of_the_episode():
 
 
 IMAGES, LABELS = numbered()
+TWO = class_splits.of(numbered(4)).train
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,10 @@ IMAGES, LABELS = numbered()
     (lambda: few_shot((IMAGES, None)), "needs a label for each, but got none; give"),
     (lambda: few_shot((IMAGES, LABELS[1:])), r"each, but got labels of shape \(71,\);"),
     (lambda: few_shot((IMAGES, 0 * LABELS)), "in 1 classes; give images"),
+    (lambda: few_shot("digits", 3, learner=Dense), r"class Dense as lea.*Dense\(\)"),
+    (lambda: few_shot("digits", 3, learner=Dense(4).init), "learner of type method; c"),
+    (lambda: few_shot("digits", 3, learner=keras.Model), "class Model as .* Dense"),
+    (lambda: FewShot(TWO, Dense, 2, 1, 1), "the class Dense as learner; give an inst"),
     (lambda: ConvBlocks(filters=0), "must have at least one filter and one block"),
     (lambda: Dense(0), "must have at least one unit"),
   ],

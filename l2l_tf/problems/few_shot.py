@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from l2l_tf import seeds
+from l2l_tf.problems import few_shot_learners
 from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.data import class_splits
 from l2l_tf.problems.data.class_splits import Classes, ClassSplits
-from l2l_tf.problems.few_shot_learners import LEARNERS, Learner
+from l2l_tf.problems.few_shot_learners import Learner
 
 SPLITS = ClassSplits._fields
 STATISTICS = ("paper", "batch", "support")
@@ -45,7 +46,7 @@ class FewShot(Problem):
   def __init__(
     self,
     classes: Classes,
-    learner: Learner,
+    learner: str | Learner,
     ways: int = 5,
     shots: int = 1,
     queries: int = 15,
@@ -81,6 +82,7 @@ class FewShot(Problem):
         f"few_shot got statistics={statistics!r}; choose one of"
         f" {', '.join(STATISTICS)}."
       )
+    learner = few_shot_learners.get(learner)
     self.classes, self.learner, self.ways = classes, learner, ways
     self.shots, self.queries, self._num_support = shots, queries, count
     self.jit_compile = learner.jit_compile
@@ -214,23 +216,19 @@ def few_shot(
 
   Raises:
     ValueError: for fewer classes than ways, fewer images of a class than shots and
-      queries, a split that the data set does not have, or an unknown name.
+      queries, a split that the data set does not have, an unknown name, or a learner
+      that is none.
     DatasetUnavailableError: if the data set cannot be read.
   """
   if split not in SPLITS:
     raise ValueError(f"few_shot got split={split!r}; choose one of {', '.join(SPLITS)}")
-  if isinstance(learner, str) and learner not in LEARNERS:
-    raise ValueError(
-      f"few_shot got learner={learner!r}; choose one of {', '.join(LEARNERS)}, or give"
-      " a Learner."
-    )
+  learner = few_shot_learners.get(learner)
   classes = getattr(class_splits.of(dataset), split)
   if classes is None:
     raise ValueError(
       f"The few-shot data set {dataset!r:.40} has too few classes for a {split} split;"
       " give split='train' or 'test'."
     )
-  learner = LEARNERS[learner]() if isinstance(learner, str) else learner
   return FewShot(classes, learner, ways, shots, queries, batch_size, statistics)
 
 

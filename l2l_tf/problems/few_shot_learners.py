@@ -139,6 +139,33 @@ class Dense(Learner):
 LEARNERS = {"conv": ConvBlocks, "dense": Dense}
 
 
+def get(learner: str | Learner) -> Learner:
+  """Returns the learner that a name stands for, or the given one.
+
+  Args:
+    learner: "conv", "dense" or a `Learner`.
+
+  Raises:
+    ValueError: for anything else, such as a class instead of an instance.
+  """
+  if isinstance(learner, Learner):
+    return learner
+  if isinstance(learner, str) and learner in LEARNERS:
+    return LEARNERS[learner]()
+  if isinstance(learner, type):
+    example = learner if issubclass(learner, Learner) else Dense
+    raise ValueError(
+      f"few_shot got the class {learner.__name__} as learner; give an instance of a"
+      f" Learner, such as {example.__name__}()."
+    )
+  is_name = isinstance(learner, str)
+  given = f"={learner!r:.60}" if is_name else f" of type {type(learner).__name__}"
+  raise ValueError(
+    f"few_shot got learner{given}; choose one of {', '.join(LEARNERS)}, or give a"
+    " Learner."
+  )
+
+
 def normalized(
   x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, num_reference: int | None = None
 ) -> tf.Tensor:
