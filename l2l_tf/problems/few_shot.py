@@ -199,7 +199,8 @@ def few_shot(
   3
 
   Args:
-    dataset: "omniglot", "digits", or what else `class_splits.of` takes.
+    dataset: "omniglot", "digits", or what else `class_splits.of` takes: images and
+      labels, of at least four classes.
     ways: classes of an episode.
     shots: images of each class in the support set.
     queries: images of each class in the query set (the paper's 15).
@@ -250,8 +251,7 @@ def _check_sizes(classes: Classes, ways: int, shots: int, queries: int) -> None:
     )
   if classes.num_classes < ways:
     raise ValueError(
-      f"few_shot got ways={ways}, but there are only {classes.num_classes} classes to"
-      f" draw from; give ways={classes.num_classes} or fewer."
+      f"few_shot got ways={ways}, but there {_too_few_classes(classes.num_classes)}."
     )
   if classes.num_images < shots + queries:
     raise ValueError(
@@ -259,6 +259,13 @@ def _check_sizes(classes: Classes, ways: int, shots: int, queries: int) -> None:
       f" {shots + queries} images of a class, but a class has only"
       f" {classes.num_images}; give fewer of them."
     )
+
+
+def _too_few_classes(count: int) -> str:
+  if count < 2:
+    return "is only one class to draw from; give data of more, as an episode needs two"
+  ways = f"ways of 2 to {count}" if count > 2 else "ways=2"
+  return f"are only {count} classes to draw from; give {ways}"
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -15,6 +15,8 @@ from l2l_tf.problems.data import datasets
 
 _TRAIN_CHARACTERS, _VALIDATION_CHARACTERS = 1100, 100  # of 1,623
 _TRAIN_DIGITS = (0, 1, 2, 3, 4, 5, 6)
+_FEWEST_WAYS = 2  # of an episode
+RICH = 10  # Labelled images of as many classes have some for validation.
 
 
 class Classes(NamedTuple):
@@ -88,7 +90,7 @@ def of(dataset: Any) -> ClassSplits:
   """Returns the splits that a name, or labelled images, stand for.
 
   The classes of labelled images are split by a fixed permutation: a fifth of them, but
-  at least one, for test, and as many for validation if there are ten or more.
+  at least two, for test, and as many for validation if there are ten or more.
 
   >>> images, labels = np.zeros([40, 8, 8, 1]), np.repeat(np.arange(10), 4)
   >>> [part.num_classes for part in class_splits.of((images, labels))]
@@ -99,7 +101,8 @@ def of(dataset: Any) -> ClassSplits:
       channels] and labels [N].
 
   Raises:
-    ValueError: for anything else, images of different sizes, or missing labels.
+    ValueError: for anything else, images of different sizes, missing labels, or
+      fewer than four classes.
     DatasetUnavailableError: as for `omniglot`.
   """
   if isinstance(dataset, ClassSplits):
@@ -112,12 +115,20 @@ def of(dataset: Any) -> ClassSplits:
       f" {', '.join(_NAMED)}, or a pair of images [N, height, width, channels] and"
       " their labels [N]."
     )
-  images, labels = _checked(*dataset)
+  return _split(*_checked(*dataset))
+
+
+def _split(images: np.ndarray, labels: np.ndarray) -> ClassSplits:
   found = np.unique(labels)
+  if len(found) < 2 * _FEWEST_WAYS:
+    raise ValueError(
+      "A few-shot data set needs images of at least four classes, two for training and"
+      f" two others for test, but its labels name {len(found)}; give images of more."
+    )
   order = found[np.random.RandomState(0).permutation(len(found))]
-  held_out = max(1, len(found) // 5)
+  held_out = max(_FEWEST_WAYS, len(found) // 5)
   test, validation = order[:held_out], order[held_out : 2 * held_out]
-  is_rich = len(found) >= 10
+  is_rich = len(found) >= RICH
   train = order[2 * held_out if is_rich else held_out :]
   make = lambda some: _classes(images, labels, some)
   return ClassSplits(make(train), make(validation) if is_rich else None, make(test))
@@ -138,11 +149,10 @@ def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
       f" {given}; give class numbers [N]."
     )
   images, labels = np.asarray(images), np.asarray(labels)
-  if images.ndim != 4 or len(np.unique(labels)) < 2:
+  if images.ndim != 4:
     raise ValueError(
-      f"A few-shot data set got images of shape {images.shape} in"
-      f" {len(np.unique(labels))} classes; give images [N, height, width, channels] of"
-      " at least two classes."
+      f"A few-shot data set got images of shape {images.shape}; give images [N, height,"
+      " width, channels]."
     )
   return images if images.dtype == np.uint8 else images.astype(np.float32), labels
 
