@@ -1,4 +1,4 @@
-"""How the classes of labelled images are split."""
+"""How the classes of labelled images are split, and cut to one size."""
 
 import numpy as np
 import pytest
@@ -31,6 +31,16 @@ def test_every_split_that_there_is_has_classes_for_an_episode(classes, expected)
       few_shot(splits, 2, 1, 1, split, "dense").init([0, 1])
 
 
+def test_classes_are_cut_to_the_smallest_which_is_named():
+  train, _, test = class_splits.of(labelled(5, 5, 3, 5))
+  cut, whole = (train, test) if train.smallest else (test, train)
+  assert (cut.num_images, cut.smallest) == (3, "'c'")
+  assert (whole.num_images, whole.smallest) == (5, "")
+
+
+CUT = "class 'c', the smallest, to which all are cut, has only"
+
+
 @pytest.mark.parametrize(
   "counts, options, complaint",
   [
@@ -38,9 +48,13 @@ def test_every_split_that_there_is_has_classes_for_an_episode(classes, expected)
     ([2, 2, 2], {}, "two others for test, but its labels name 3; give images of more"),
     ([20] * 5, {"split": "test"}, "ways=5, but .* only 2 classes to .*; give ways=2"),
     ([20] * 5, {}, "only 3 classes to draw from; give ways of 2 to 3"),
+    ([20, 20, 1, *[20] * 9], {"ways": 2}, f"{CUT} 1; leave that class out or give it"),
+    ([20, 20, 9, *[20] * 9], {"ways": 2}, f"{CUT} 9; give fewer shots or queries, lea"),
+    ([9] * 12, {"ways": 2}, "but a class has only 9; give fewer shots or queries"),
+    ([1] * 12, {"ways": 2}, "a class has only 1; give more images of each class"),
   ],
 )
-def test_too_few_classes_are_one_sentence(counts, options, complaint):
+def test_too_few_classes_or_images_are_one_sentence(counts, options, complaint):
   with pytest.raises(ValueError, match=complaint) as error:
     few_shot(labelled(*counts), learner="dense", **options)
   message = str(error.value)

@@ -176,7 +176,7 @@ class FewShot(Problem):
     return scaled / 255.0 if images.dtype == tf.uint8 else scaled
 
   def data_sources(self):
-    return [("few-shot", self.classes)]
+    return [("few-shot", (self.classes.images, self.classes.rows))]
 
   def parameters(self) -> list[Parameter]:
     return self.learner.parameters(self.shape, self.ways)
@@ -200,7 +200,8 @@ def few_shot(
 
   Args:
     dataset: "omniglot", "digits", or what else `class_splits.of` takes: images and
-      labels, of at least four classes.
+      labels, of at least four classes. All classes of a split are cut to as many
+      images as the smallest of them has.
     ways: classes of an episode.
     shots: images of each class in the support set.
     queries: images of each class in the query set (the paper's 15).
@@ -256,8 +257,7 @@ def _check_sizes(classes: Classes, ways: int, shots: int, queries: int) -> None:
   if classes.num_images < shots + queries:
     raise ValueError(
       f"few_shot got shots={shots} and queries={queries}, together"
-      f" {shots + queries} images of a class, but a class has only"
-      f" {classes.num_images}; give fewer of them."
+      f" {shots + queries} images of a class, but {_too_few_images(classes)}."
     )
 
 
@@ -266,6 +266,17 @@ def _too_few_classes(count: int) -> str:
     return "is only one class to draw from; give data of more, as an episode needs two"
   ways = f"ways of 2 to {count}" if count > 2 else "ways=2"
   return f"are only {count} classes to draw from; give {ways}"
+
+
+def _too_few_images(classes: Classes) -> str:
+  count = classes.num_images  # of which an episode needs two
+  fewer = "give fewer shots or queries" if count > 1 else ""
+  if not classes.smallest:
+    return f"a class has only {count}; {fewer or 'give more images of each class'}"
+  return (
+    f"class {classes.smallest}, the smallest, to which all are cut, has only {count};"
+    f" {fewer and fewer + ', '}leave that class out or give it more images"
+  )
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -24,6 +24,7 @@ class Classes(NamedTuple):
 
   images: tf.Tensor  # [N, height, width, channels], uint8, or floats in [0, 1]
   rows: tf.Tensor  # [classes, images of each], int32, places in `images`
+  smallest: str = ""  # label of the class to whose size larger ones were cut, if any
 
   @property
   def num_classes(self) -> int:
@@ -92,6 +93,9 @@ def of(dataset: Any) -> ClassSplits:
   The classes of labelled images are split by a fixed permutation: a fifth of them, but
   at least two, for test, and as many for validation if there are ten or more.
 
+  All classes of a split are cut to as many images as the smallest of them has, the
+  first ones, so that one class of few images costs the others theirs: leave it out.
+
   >>> images, labels = np.zeros([40, 8, 8, 1]), np.repeat(np.arange(10), 4)
   >>> [part.num_classes for part in class_splits.of((images, labels))]
   [6, 2, 2]
@@ -157,14 +161,17 @@ def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
   return images if images.dtype == np.uint8 else images.astype(np.float32), labels
 
 
-def _classes(images, labels, some: Sequence[int]) -> Classes:
+def _classes(images, labels, some: Sequence[Any]) -> Classes:
   """Returns the images of some classes, as many of each as the smallest one has."""
   places = [np.flatnonzero(labels == label) for label in some]
-  count = min(map(len, places))
+  counts = [len(place) for place in places]
+  count = min(counts)
+  smallest = np.asarray(some[counts.index(count)]).item()
+  name = f"{smallest!r:.40}" if max(counts) > count else ""
   rows = np.arange(len(places) * count).reshape(len(places), count)
   chosen = np.concatenate([place[:count] for place in places])
   with tf.init_scope():
-    return Classes(tf.constant(images[chosen]), tf.constant(rows, tf.int32))
+    return Classes(tf.constant(images[chosen]), tf.constant(rows, tf.int32), name)
 
 
 def _turned(classes: Classes) -> Classes:
@@ -173,4 +180,6 @@ def _turned(classes: Classes) -> Classes:
   turned = np.concatenate([np.rot90(images, k, axes=(1, 2)) for k in range(4)])
   rows = np.concatenate([rows + k * len(images) for k in range(4)])
   with tf.init_scope():
-    return Classes(tf.constant(turned), tf.constant(rows, tf.int32))
+    return classes._replace(
+      images=tf.constant(turned), rows=tf.constant(rows, tf.int32)
+    )
