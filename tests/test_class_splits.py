@@ -48,6 +48,7 @@ CUT = "class 'c', the smallest, to which all are cut, has only"
     ([2, 2, 2], {}, "two others for test, but its labels name 3; give images of more"),
     ([20] * 5, {"split": "test"}, "ways=5, but .* only 2 classes to .*; give ways=2"),
     ([20] * 5, {}, "only 3 classes to draw from; give ways of 2 to 3"),
+    ([20] * 5, {"split": "validation"}, "set, a tuple of 2, has too .* least 10 class"),
     ([20, 20, 1, *[20] * 9], {"ways": 2}, f"{CUT} 1; leave that class out or give it"),
     ([20, 20, 9, *[20] * 9], {"ways": 2}, f"{CUT} 9; give fewer shots or queries, lea"),
     ([9] * 12, {"ways": 2}, "but a class has only 9; give fewer shots or queries"),

@@ -15,6 +15,7 @@ from l2l_tf.problems import few_shot_learners
 from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.data import class_splits
 from l2l_tf.problems.data.class_splits import Classes, ClassSplits
+from l2l_tf.problems.data.labelled_images import described
 from l2l_tf.problems.few_shot_learners import Learner
 
 SPLITS = ClassSplits._fields
@@ -173,7 +174,7 @@ class FewShot(Problem):
   def floats(self, images: tf.Tensor) -> tf.Tensor:
     """Converts images of the data set to floats in [0, 1]."""
     scaled = tf.cast(images, self._dtype)
-    return scaled / 255.0 if images.dtype == tf.uint8 else scaled
+    return scaled / 255.0 if images.dtype.is_integer else scaled
 
   def data_sources(self):
     return [("few-shot", (self.classes.images, self.classes.rows))]
@@ -218,8 +219,8 @@ def few_shot(
 
   Raises:
     ValueError: for fewer classes than ways, fewer images of a class than shots and
-      queries, a split that the data set does not have, an unknown name, or a learner
-      that is none.
+      queries, a split that the data set does not have, an unknown name, a learner that
+      is none, or images and labels that `class_splits.of` refuses.
     DatasetUnavailableError: if the data set cannot be read.
   """
   if split not in SPLITS:
@@ -228,8 +229,9 @@ def few_shot(
   classes = getattr(class_splits.of(dataset), split)
   if classes is None:
     raise ValueError(
-      f"The few-shot data set {dataset!r:.40} has too few classes for a {split} split;"
-      " give split='train' or 'test'."
+      f"The few-shot data set, {described(dataset)}, has too few classes for a {split}"
+      " split; give split='train' or 'test', or labelled images of at least"
+      f" {class_splits.RICH} classes."
     )
   return FewShot(classes, learner, ways, shots, queries, batch_size, statistics)
 

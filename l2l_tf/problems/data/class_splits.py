@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from l2l_tf.problems.data import datasets
+from l2l_tf.problems.data import datasets, labelled_images
 
 _TRAIN_CHARACTERS, _VALIDATION_CHARACTERS = 1100, 100  # of 1,623
 _TRAIN_DIGITS = (0, 1, 2, 3, 4, 5, 6)
@@ -102,24 +102,25 @@ def of(dataset: Any) -> ClassSplits:
 
   Args:
     dataset: "omniglot", "digits", `ClassSplits`, or a pair of images [N, height, width,
-      channels] and labels [N].
+      channels], integers from 0 to 255 or floats in [0, 1], and labels [N], integers or
+      strings. Integers of every type are scaled as uint8 is, from 0..255 to [0, 1].
 
   Raises:
-    ValueError: for anything else, images of different sizes, missing labels, or
-      fewer than four classes.
+    ValueError: for anything else, images of different sizes or out of range, missing
+      labels, or fewer than four classes.
     DatasetUnavailableError: as for `omniglot`.
   """
   if isinstance(dataset, ClassSplits):
     return dataset
-  if isinstance(dataset, str) and dataset in _NAMED:
-    return _NAMED[dataset]()
-  if isinstance(dataset, str) or not isinstance(dataset, Sequence) or len(dataset) != 2:
+  if not isinstance(dataset, str):
+    return _split(*labelled_images.checked(dataset))
+  if dataset not in _NAMED:
     raise ValueError(
       f"The few-shot data set {dataset!r:.60} is unknown; give one of"
       f" {', '.join(_NAMED)}, or a pair of images [N, height, width, channels] and"
       " their labels [N]."
     )
-  return _split(*_checked(*dataset))
+  return _NAMED[dataset]()
 
 
 def _split(images: np.ndarray, labels: np.ndarray) -> ClassSplits:
@@ -136,29 +137,6 @@ def _split(images: np.ndarray, labels: np.ndarray) -> ClassSplits:
   train = order[2 * held_out if is_rich else held_out :]
   make = lambda some: _classes(images, labels, some)
   return ClassSplits(make(train), make(validation) if is_rich else None, make(test))
-
-
-def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-  shapes = {np.shape(image) for image in images}
-  if len(shapes) != 1:
-    some = " and ".join(map(str, sorted(shapes)[:2]))
-    raise ValueError(
-      f"The images of a few-shot data set are of {len(shapes)} sizes, such as {some};"
-      " resize them to one size."
-    )
-  if labels is None or np.shape(labels) != (len(images),):
-    given = "none" if labels is None else f"labels of shape {np.shape(labels)}"
-    raise ValueError(
-      f"A few-shot data set of {len(images)} images needs a label for each, but got"
-      f" {given}; give class numbers [N]."
-    )
-  images, labels = np.asarray(images), np.asarray(labels)
-  if images.ndim != 4:
-    raise ValueError(
-      f"A few-shot data set got images of shape {images.shape}; give images [N, height,"
-      " width, channels]."
-    )
-  return images if images.dtype == np.uint8 else images.astype(np.float32), labels
 
 
 def _classes(images, labels, some: Sequence[Any]) -> Classes:
