@@ -58,6 +58,10 @@ def test_scores_are_those_of_the_episodes_after_the_last_step(conv):
     expected = problem.held_out(end.params, task.constants)["held_out_accuracy"]
     np.testing.assert_allclose(accuracy, expected)
   scores = protocol.Scores(np.array([0.5, 0.7, 0.9]))
+  difference = scores.minus(protocol.Scores(np.array([0.4, 0.6, 0.8])))
+  np.testing.assert_allclose(
+    [difference.mean, difference.half_width], [0.1, 0], 0, 1e-9
+  )
   np.testing.assert_allclose(scores.half_width, 1.96 * 0.2 / np.sqrt(3))
   assert np.isnan(protocol.Scores(np.array([0.5])).half_width)
 
@@ -183,7 +187,7 @@ def test_reptile_trains_on_batches_of_all_images():
 
 
 def test_the_command_leaves_tables_scores_and_gates(tmp_path, capsys):
-  methods = ("gate_lstm", "fine_tuning", "neighbours")
+  methods = ("gate_lstm", "maml", "fine_tuning", "neighbours")
   settings = dataclasses.replace(
     TINY, methods=methods, save_path=str(tmp_path), num_updates=1, num_steps=1,
     test_seeds=2,
@@ -198,14 +202,18 @@ def test_the_command_leaves_tables_scores_and_gates(tmp_path, capsys):
     assert FEW_SHOT_METHODS[method] in table
   with (tmp_path / "scores.csv").open() as file:
     rows = list(csv.DictReader(file))
-  assert len(rows) == 18 and all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+  assert len(rows) == 24 and all(0 <= float(row["accuracy"]) <= 1 for row in rows)
   gated = [row for row in rows if row["method"] == "gate_lstm"]
   assert [row["seed"] for row in gated] == ["0"] * 3 + ["1"] * 3
   learned = export.load(tmp_path / "gate_lstm" / OPTIMIZER)
   problem = few_shot("digits", 3, 1, 2, "test", "dense")
   second = protocol.scores(problem, learned, 1, 3, seed=1).accuracies
   np.testing.assert_allclose([float(r["accuracy"]) for r in gated[3:]], second, 1e-5)
-  assert "2 x 3 test episodes" in (tmp_path / "table.txt").read_text()
+  text = (tmp_path / "table.txt").read_text()
+  assert "2 x 3 test episodes" in text
+  maml = [float(row["accuracy"]) for row in rows if row["method"] == "maml"]
+  difference = np.mean([float(row["accuracy"]) for row in gated]) - np.mean(maml)
+  assert re.search(rf"GateLSTM .*{100 * difference:+.2f}%".replace("+", r"\+"), text)
   for name in ("gates.png", "gates.csv", OPTIMIZER, "checkpoints"):
     assert (tmp_path / "gate_lstm" / name).exists()
   assert list(tmp_path.glob("events*")) and list(tmp_path.glob("gate_lstm/events*"))

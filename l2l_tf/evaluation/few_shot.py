@@ -48,6 +48,14 @@ class Scores(NamedTuple):
       return math.nan
     return float(1.96 * self.accuracies.std(ddof=1) / math.sqrt(count))
 
+  def minus(self, other: "Scores") -> "Scores":
+    """Returns the differences to another method, episode by episode.
+
+    Their interval is narrower than that of two independent means: what is hard in an
+    episode is hard for both.
+    """
+    return Scores(self.accuracies - other.accuracies)
+
 
 class EpisodeRunner:
   """Runs one optimizer on episodes of one few-shot problem, traced once."""

@@ -194,7 +194,7 @@ RECIPES: Mapping[str, Recipe] = {
     (
       (
         "--dataset=omniglot",
-        "--methods=gate_lstm",
+        "--methods=gate_lstm_memory",
         "--statistics=batch",
         "--learning_rate=0.003",
         "--validation_episodes=100",
@@ -205,6 +205,6 @@ RECIPES: Mapping[str, Recipe] = {
     horizons=(12,),
     num_draws=600,
     num_tuning_draws=50,
-    method="gate_lstm",
+    method="gate_lstm_memory",
   ),
 }

@@ -24,6 +24,7 @@ from l2l_tf.storage.summaries import TensorBoard
 
 _NET = "net"  # directory of the net that two baselines start from
 _NEIGHBOURS, _FINE_TUNING, _REPTILE = "neighbours", "fine_tuning", "reptile"
+_MAML = "maml"
 _GATES = "1_evaluation/gates"
 
 
@@ -132,14 +133,29 @@ def _start(method: str, problem: FewShot, path: pathlib.Path):
   return [v.read_value() for v in optimizer.start]
 
 
-def _write(scores: dict[str, Scores], settings, path: pathlib.Path) -> None:
-  rows = [["method", "accuracy", "+/- 95%", "rate", "minutes"]]
+def _table(scores: dict[str, Scores], path: pathlib.Path) -> list[list[str]]:
+  """Returns a row for each method, the best first."""
+  rows = [["method", "accuracy", "+/- 95%", "to MAML", "+/- 95%", "rate", "minutes"]]
   for method, found in sorted(scores.items(), key=lambda item: -item[1].mean):
     rate = found.learning_rate
     percent = [f"{100 * x:.2f}%" for x in (found.mean, found.half_width)]
     shown = tables.number(rate, 3) if rate is not None else _rate(method, path)
-    spent = few_shot_training.minutes(path / _directory(method))
-    rows.append([FEW_SHOT_METHODS[method], *percent, shown, f"{spent:.3g}"])
+    spent = f"{few_shot_training.minutes(path / _directory(method)):.3g}"
+    to_maml = _to_maml(method, scores)
+    rows.append([FEW_SHOT_METHODS[method], *percent, *to_maml, shown, spent])
+  return rows
+
+
+def _to_maml(method: str, scores: dict[str, Scores]) -> list[str]:
+  """Returns the mean difference to MAML, and half the width of its interval."""
+  if _MAML not in scores or method == _MAML:
+    return ["-", "-"]
+  found = scores[method].minus(scores[_MAML])
+  return [f"{100 * found.mean:+.2f}%", f"{100 * found.half_width:.2f}%"]
+
+
+def _write(scores: dict[str, Scores], settings, path: pathlib.Path) -> None:
+  rows = _table(scores, path)
   title = (
     f"{settings.dataset}: {settings.ways}-way {settings.shots}-shot,"
     f" {_count(settings)} test episodes"
