@@ -220,7 +220,10 @@ class LearnedOptimizer(StoredOptimizer):
   def assign_start(self, model: keras.Model) -> None:
     """Sets a model's trainable variables to the optimizer's learned start.
 
-    >>> model.compile(optimizer := LearnedOptimizer("omniglot_5way"), loss="mse")
+    >>> shapes = [v.shape for v in model.trainable_variables]
+    >>> start = [tf.ones(shape) for shape in shapes]
+    >>> learned = l2l_tf.optimizers.LearnedStart(Adam(), shapes).begin_at(start)
+    >>> model.compile(optimizer := LearnedOptimizer(learned), loss="mse")
     >>> optimizer.assign_start(model)
 
     Args:
