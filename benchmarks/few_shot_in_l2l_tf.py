@@ -15,6 +15,9 @@ from l2l_tf.problems import few_shot
 from l2l_tf.problems.few_shot import Episode
 
 _WAYS, _CLASSES, _IMAGES = 5, 20, 20
+# Steps after which the meta-gradient is compared. After more of them rounding may
+# choose another winner of a max-pooling.
+_COMPARED = 3
 
 
 class Updates:
@@ -30,7 +33,6 @@ class Updates:
     start, self._episode = problem.init(seeds.make(0))
     optimizer = LearnedStart(GateLSTM(memory), [p.shape for p in start])
     self._problem, self._optimizer = problem, optimizer.begin_at(start)
-    self._num_steps = num_steps
     self._objective = MetaObjective(last_only, clip_norm=0.25)
     self._trainer = l2l_tf.MetaTrainer(
       problem,
@@ -54,7 +56,8 @@ class Updates:
       phi |= {name: getattr(memory, name).numpy() for name in names}
     phi |= {f"start_{i:02d}": v.numpy() for i, v in enumerate(self._optimizer.start)}
     episode = [x.numpy() for x in self._episode]
-    return {"phi": phi, "episode": episode, "answers": self.answers(*episode)}
+    found = {"answers": self.answers(*episode), "compared": _COMPARED}
+    return {"phi": phi, "episode": episode, **found}
 
   def answers(self, support: np.ndarray, query: np.ndarray) -> dict[str, Any]:
     episode = Episode(tf.constant(support), tf.constant(query))
@@ -66,9 +69,7 @@ class Updates:
       arguments = self._problem, self._optimizer, task
       carry = unroll.begin(*arguments, [tf.identity(p) for p in params])
       see = lambda *_: ()
-      return TruncatedBPTT()(*arguments, carry, self._num_steps, see, self._objective)[
-        0
-      ][:2]
+      return TruncatedBPTT()(*arguments, carry, _COMPARED, see, self._objective)[0][:2]
 
     gradient, loss = window()
     phi = self._optimizer.get_phi()

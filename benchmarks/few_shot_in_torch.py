@@ -19,6 +19,7 @@ class Updates:
     leaf = lambda x: torch.tensor(x, requires_grad=True)
     self._phi = {name: leaf(value) for name, value in reference["phi"].items()}
     self._shots, self._num_steps = shots, num_steps
+    self._compared = reference["compared"]
     self._adam = torch.optim.Adam(self._phi.values(), lr=1e-3)
     self._generator = torch.Generator().manual_seed(0)
 
@@ -30,13 +31,13 @@ class Updates:
     sizes = _WAYS * self._shots, _WAYS * _QUERIES
     draw = lambda n: torch.rand(n, 1, 28, 28, generator=self._generator)
     self._adam.zero_grad()
-    self._meta_loss(*map(draw, sizes)).backward()
+    self._meta_loss(*map(draw, sizes), num_steps=self._num_steps).backward()
     torch.nn.utils.clip_grad_norm_(self._phi.values(), 0.25)
     self._adam.step()
 
   def answers(self, support: np.ndarray, query: np.ndarray) -> dict[str, Any]:
     images = [torch.tensor(x).permute(0, 3, 1, 2) for x in (support, query)]
-    loss = self._meta_loss(*images)
+    loss = self._meta_loss(*images, num_steps=self._compared)
     *of_start, bias = torch.autograd.grad(loss, [*self._start, self._phi["bias"]])
     return {
       "meta-loss": loss.detach().numpy(),
@@ -44,13 +45,13 @@ class Updates:
       "meta-gradient of the biases": bias.numpy(),
     }
 
-  def _meta_loss(self, support, query):
+  def _meta_loss(self, support, query, num_steps):
     labels = lambda count: torch.arange(_WAYS).repeat_interleave(count)
     theta, shapes = self._start, [w.shape for w in self._start]
     flat = torch.cat([w.reshape(-1) for w in theta])
     gates = torch.zeros(2, len(flat))
     hidden = cell = None
-    for _ in range(self._num_steps):
+    for _ in range(num_steps):
       theta = [w.reshape(s) for w, s in zip(flat.split([*map(_size, shapes)]), shapes)]
       loss = functional.cross_entropy(_logits(theta, support), labels(self._shots))
       # First order: constants, but for the derivative of the loss itself.
