@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 
 import l2l_tf
@@ -145,7 +146,7 @@ def test_a_pretrained_optimizer_is_small_and_its_card_complete(name):
   shipped, recipe = cards.pretrained()[name], pretraining.RECIPES[name]
   assert shipped.name == name and shipped.trained_on == recipe.trained_on
   flags = recipe.commands(name, shipped.seed)
-  commands = [f"l2l-train {' '.join(f)}" for f in flags]
+  commands = [f"l2l-{recipe.script} {' '.join(f)}" for f in flags]
   if recipe.suite is not None:
     commands = [f"l2l-pretrain --name={name} --seed={shipped.seed}"]
     assert shipped.num_updates == recipe.suite.num_updates
@@ -175,6 +176,15 @@ def picture():
   return problems.NeuralStyle([flower], [flower], 16, vgg.untrained((2, 3, 4)))
 
 
+def five_digits():
+  """Few-shot episodes on images of Omniglot's size: digits, three times as large."""
+  images, labels = problems.datasets.digits()[:2]
+  larger = np.kron(images.numpy()[..., 0], np.ones([3, 3]))
+  padded = np.pad(larger, [(0, 0), (2, 2), (2, 2)])[..., np.newaxis]
+  data = padded.astype(np.float32), labels.numpy()
+  return problems.few_shot(data, 5, 1, 2, split="train", statistics="batch")
+
+
 # A task for each that needs no download.
 TASKS = {
   "general": held_out("general", "breast_cancer, 32 relu"),
@@ -182,6 +192,7 @@ TASKS = {
   "general_lstm": held_out("general_lstm", "breast_cancer, 32 relu"),
   "mnist_mlp": held_out("mnist_mlp", "digits, 20 sigmoid"),
   "neural_art": picture,
+  "omniglot_5way": five_digits,
   "quadratic": held_out("quadratic", "quadratics"),
 }
 

@@ -183,7 +183,8 @@ def pretrained() -> Cards:
 
   >>> cards = pretrained()
   >>> list(cards)
-  ['general', 'general_fast', 'general_lstm', 'mnist_mlp', 'neural_art', 'quadratic']
+  ['general', 'general_fast', 'general_lstm', 'mnist_mlp', 'neural_art',
+   'omniglot_5way', 'quadratic']
   >>> print(cards["general"])  # how it was trained, how well it does, where it fails
   """
   return Cards((path.stem, read(path)) for path in sorted(DIRECTORY.glob("*.json")))

@@ -203,8 +203,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     _omniglot,
     horizons=(12,),
-    num_draws=600,
-    num_tuning_draws=50,
+    num_draws=200,
+    num_tuning_draws=20,
     method="gate_lstm_memory",
   ),
 }
