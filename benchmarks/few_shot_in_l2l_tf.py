@@ -17,7 +17,7 @@ from l2l_tf.problems.few_shot import Episode
 _WAYS, _CLASSES, _IMAGES = 5, 20, 20
 # Steps after which the meta-gradient is compared. After more of them rounding may
 # choose another winner of a max-pooling.
-_COMPARED = 3
+_COMPARED = 1
 
 
 class Updates:
