@@ -48,8 +48,8 @@ def peak(forks, meta_gradient, window, is_compiled):
 
 @pytest.mark.parametrize("is_compiled", [True, False], ids=["xla", "graph"])
 def test_memory_of_pes_does_not_grow_with_the_window(forks, is_compiled):
-  few, many = (peak(forks, "PES(pairs=1)", n, is_compiled) for n in (10, 100))
-  assert many - few < 30  # MiB: a third of the parameters for each further step
+  few, many = (peak(forks, "PES(pairs=1)", n, is_compiled) for n in (10, 300))
+  assert many - few < 50  # MiB: a sixth of the parameters for each further step
 
 
 @pytest.mark.parametrize("is_compiled", [True, False], ids=["xla", "graph"])
