@@ -168,7 +168,8 @@ def test_what_a_figure_names_is_known(name, make):
 
 def test_a_quick_figure_has_one_training_of_each_kind():
   stages = [
-    {**_STAGE, "problem": p, "seed": s} for p, s in (("a", 0), ("b", 0), ("a", 1))
+    {**_STAGE, "problem": p, "seed": s, "num_epochs": n, "evaluation_period": n}
+    for p, s, n in (("a", 0, 3), ("b", 0, 4), ("a", 1, 3))
   ]
   learned = {name: Learned(stages=(stage,)) for name, stage in zip("xyz", stages)}
   panels = [

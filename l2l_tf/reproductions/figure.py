@@ -11,6 +11,7 @@ BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adam")
 # Too little to learn anything: what runs is all that a figure needs.
 _QUICK_TRAINING = {
   "num_epochs": 1,
+  "evaluation_period": 1,
   "evaluation_epochs": 1,
   "num_steps": 10,
   "unroll_length": 5,
@@ -113,19 +114,19 @@ class Figure(NamedTuple):
 def quick(figure: Figure) -> Figure:
   """Returns a figure with the same kinds of parts, of which nothing can be concluded.
 
-  Most of its time goes into the graphs of trainings. One stands for all that differ in
-  their problems alone, in every panel. Two baselines are compared in the first panel,
-  one in the others.
+  Most of its time goes into the graphs of trainings. One stands for all whose quick
+  settings differ in their problems alone, in every panel. Two baselines are compared in
+  the first panel, one in the others.
   """
-  first: dict[Any, str] = {}
-  stands_for = {
-    name: first.setdefault(_kind(one), name) for name, one in figure.learned.items()
-  }
   learned = {
     name: one._replace(stages=tuple(map(_quick_stage, one.stages[:1])))
     for name, one in figure.learned.items()
-    if stands_for[name] == name
   }
+  first: dict[Any, str] = {}
+  stands_for = {
+    name: first.setdefault(_kind(one), name) for name, one in learned.items()
+  }
+  learned = {name: learned[name] for name in first.values()}
   first_panel, *others = figure.panels
   panels = [_quick_panel(first_panel, stands_for, num_baselines=2)]
   panels += [_quick_panel(panel, stands_for, num_baselines=1) for panel in others]
