@@ -39,8 +39,9 @@ def plain(matrix, block):
 )
 def test_it_equals_the_iterations_on_the_whole_matrix(shape, block):
   matrix = np.random.RandomState(0).normal(size=shape)
-  found = orthogonalized(tf.constant(matrix), block)
-  np.testing.assert_allclose(found, plain(matrix, block), rtol=1e-9, atol=1e-12)
+  for run in (orthogonalized, tf.function(orthogonalized)):
+    found = run(tf.constant(matrix), block)
+    np.testing.assert_allclose(found, plain(matrix, block), rtol=1e-9, atol=1e-12)
 
 
 def test_float32_keeps_its_precision_if_singular_values_differ_by_far():

@@ -68,4 +68,5 @@ def _polynomial(gram: tf.Tensor) -> tf.Tensor:
 def _inverse_root(square: tf.Tensor) -> tf.Tensor:
   """Returns 1 / sqrt(square), or 0 for 0."""
   is_zero = square == 0.0
-  return tf.where(is_zero, 0.0, tf.math.rsqrt(tf.where(is_zero, 1.0, square)))
+  positive = tf.where(is_zero, tf.ones_like(square), square)
+  return tf.where(is_zero, tf.zeros_like(square), tf.math.rsqrt(positive))
