@@ -14,7 +14,7 @@ from l2l_tf.optimizers import SGD, LearnedStart
 from l2l_tf.problems import AllClasses, ConvBlocks, Dense, class_splits, few_shot
 from l2l_tf.problems.data.class_splits import Classes
 from l2l_tf.problems.few_shot import FewShot
-from l2l_tf.problems.few_shot_learners import normalized
+from l2l_tf.problems.few_shot_learners import normalized, pooled_and_normalized
 from l2l_tf.problems.fingerprint import fingerprint
 
 CONV = ConvBlocks(filters=3, blocks=2)
@@ -97,6 +97,34 @@ def test_batch_normalisation_is_that_of_keras():
     slopes[dtype] = tape.gradient(loss, cast)
   for a, b in zip(*slopes.values()):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("size", [(4, 6), (5, 3)], ids=["even", "odd"])
+def test_the_maximum_may_be_taken_before_the_normalisation(size, jit_compile):
+  rng = np.random.default_rng(0)
+  x, weights = (
+    rng.normal(size=[3, *size, 4]),
+    rng.normal(size=[3, size[0] // 2, size[1] // 2, 4]),
+  )
+  scale, offset = np.array([1.5, -0.7, 0.2, -2.0]), np.array([0.1, 0.3, -0.2, 0.0])
+  arguments = [tf.constant(a) for a in (x, scale, offset)]
+
+  def in_order(*arguments):
+    hidden = tf.nn.relu(normalized(*arguments))
+    return tf.nn.max_pool2d(hidden, 2, 2, "VALID")
+
+  def differentiated(pooled):
+    with tf.GradientTape() as tape:
+      tape.watch(arguments)
+      y = pooled(*arguments)
+    return y, *tape.gradient(y, arguments, output_gradients=tf.constant(weights))
+
+  run = tf.function(differentiated, jit_compile=jit_compile, autograph=False)
+  for found, expected in zip(
+    run(pooled_and_normalized), differentiated(in_order), strict=True
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture(scope="module")

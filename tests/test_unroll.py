@@ -1,6 +1,8 @@
 """The inner loop against loops written out, and what windows may rely on."""
 
 import functools
+import gc
+import weakref
 
 import hypothesis
 import numpy as np
@@ -277,6 +279,28 @@ def test_xla_compiles_a_fixed_number_of_steps():
     tf.nest.flatten(unroll(problem, optimizer, task, carry, 4)),
   ):
     np.testing.assert_allclose(x, y, rtol=1e-9)
+
+
+class Compiled(Quadratic):
+  jit_compile_steps = True
+
+
+def test_xla_compiles_each_step_by_itself_if_a_problem_says_so():
+  problem, optimizer = Compiled(2, 3, dtype=tf.float64), lstm()
+  plain, compiled = (
+    unroll(p, optimizer, *start(p, optimizer, SEED), 4)[1]
+    for p in (quadratic(), problem)
+  )
+  np.testing.assert_allclose(compiled, plain, rtol=1e-12)
+  program = unroll_lib._compiled[problem]
+  assert program.experimental_get_tracing_count() == 1  # at the start and in the loop
+  assert "HloModule" in program.experimental_get_compiler_ir(
+    [tf.ones([2, 3], tf.float64)], start(problem, optimizer, SEED)[0].constants, SEED
+  )(stage="hlo")
+  gone = weakref.ref(problem)
+  del problem
+  gc.collect()
+  assert gone() is None and not unroll_lib._compiled
 
 
 @pytest.mark.parametrize("order", ["first_order", "second_order"])

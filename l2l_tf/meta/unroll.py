@@ -6,6 +6,7 @@ and its gradient at theta_{t+1}; the carry takes both to the next step. So each 
 belongs to exactly one window of a longer run, and no point is evaluated twice.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,10 @@ class Task(NamedTuple):
   constants: Any  # what stays fixed in it, from Problem.init
   seed: tf.Tensor  # [2], for the mini-batches of all steps; [N, 2] for N tasks
 
+
+# The loss and its gradient of each problem for which XLA compiles a step: one program,
+# wherever it is called.
+_compiled: weakref.WeakKeyDictionary[Problem, Callable] = weakref.WeakKeyDictionary()
 
 # What `unroll` records after each step, from the carry and the step's updates.
 Observer = Callable[[Carry, list[tf.Tensor]], Any]
@@ -113,13 +118,10 @@ def begin(
       () if that is not known.
   """
   drawn = params if optimizer.learns_start else ()
-  total_steps = total_steps if optimizer.has_horizon else ()
+  is_known = optimizer.has_horizon and not isinstance(total_steps, tuple)
+  total_steps = tf.cast(total_steps, tf.int32) if is_known else ()
   with tf.name_scope("init/"):
-    params = optimizer.initial_params(params)
-    state = optimizer.initial_state(params)
-    if not isinstance(total_steps, tuple):
-      total_steps = tf.cast(total_steps, tf.int32)
-      state = optimizer.with_total_steps(state, total_steps)
+    params, state = initial(optimizer, params, total_steps)
   with tf.name_scope("step_0/"):
     loss, grads = evaluate(problem, params, task.constants, step_seed(task, 0))
   # A meta-loss of the problem's own is not evaluated before the first step.
@@ -127,6 +129,17 @@ def begin(
   return Carry(
     params, state, loss, grads, tf.zeros([], tf.int32), drawn, loss, least, total_steps
   )
+
+
+def initial(
+  optimizer: Optimizer, params: list[tf.Tensor], total_steps: Any = ()
+) -> tuple[list[tf.Tensor], Any]:
+  """Returns theta_0 and h_0, given the initial parameters that were drawn."""
+  params = optimizer.initial_params(params)
+  state = optimizer.initial_state(params)
+  if not isinstance(total_steps, tuple):
+    state = optimizer.with_total_steps(state, total_steps)
+  return params, state
 
 
 def with_learned_start(
@@ -286,6 +299,19 @@ def dense(grad: Any, shape: tf.TensorShape) -> tf.Tensor:
 
 
 def _evaluate(problem, params, constants, seed):
+  if not problem.jit_compile_steps:
+    return _differentiated(problem, params, constants, seed)
+  if (compiled := _compiled.get(problem)) is None:
+    problem_ref = weakref.ref(problem)  # lest what is kept keeps the problem
+    compiled = _compiled[problem] = tf.function(
+      lambda *arguments: _differentiated(problem_ref(), *arguments),
+      jit_compile=True,
+      autograph=False,
+    )
+  return compiled(params, constants, seed)
+
+
+def _differentiated(problem, params, constants, seed):
   with tf.GradientTape() as tape:
     tape.watch(params)
     with tf.name_scope("optimizee"):

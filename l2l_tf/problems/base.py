@@ -35,6 +35,10 @@ class Problem(abc.ABC):
   # for every operation, and its convolutions are slow on a CPU.
   jit_compile = False
 
+  # Whether XLA compiles the loss and its gradient of each step by themselves, where it
+  # does not compile the inner loop: on a CPU, a few small convolutions are faster so.
+  jit_compile_steps = False
+
   # The number of independent tasks that are stacked along the first axis of all params
   # and all constants. If there are several, they share no draw from a step's seed, and
   # a call with only some of them returns their part of the loss; the parts add up.

@@ -87,6 +87,7 @@ class FewShot(Problem):
     self.classes, self.learner, self.ways = classes, learner, ways
     self.shots, self.queries, self._num_support = shots, queries, count
     self.jit_compile = learner.jit_compile
+    self.jit_compile_steps = learner.jit_compiles_steps(batch_size)
     self._batch_size, self._statistics, self._dtype = batch_size, statistics, dtype
 
   @property
