@@ -98,6 +98,15 @@ def arranged(
   return running if count <= 1 else Blocked(running, -(-size // count))
 
 
+def uncompiled(optimizer: Optimizer) -> Optimizer:
+  """Undoes what `arranged` compiles, for use in a larger program that XLA compiles."""
+  if isinstance(optimizer, Compiled):
+    return optimizer.inner
+  if isinstance(optimizer, Blocked):
+    return optimizer.rewrapped(uncompiled(optimizer.inner))
+  return optimizer
+
+
 def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
   """Whether several tasks can share one call, and one loss, the sum of theirs.
 

@@ -7,6 +7,7 @@ from l2l_tf.meta.gradients.merged import Merged
 from l2l_tf.meta.gradients.nres import NRES
 from l2l_tf.meta.gradients.pes import PES
 from l2l_tf.meta.gradients.recorded import RecordedBPTT
+from l2l_tf.meta.gradients.replayed import ReplayedBPTT
 from l2l_tf.meta.gradients.reptile import Reptile
 from l2l_tf.meta.gradients.staggered import StaggeredBPTT
 from l2l_tf.meta.gradients.taped import TapedBPTT

@@ -14,7 +14,7 @@ import tensorflow as tf
 from l2l_tf.meta import execution
 from l2l_tf.meta.gradients import lanes as lanes_lib
 from l2l_tf.meta.gradients.base import MetaGradient, Window
-from l2l_tf.meta.gradients.taped import TapedBPTT
+from l2l_tf.meta.gradients.truncated import TruncatedBPTT
 from l2l_tf.meta.objective import MetaObjective
 
 
@@ -51,11 +51,11 @@ class StaggeredBPTT(MetaGradient):
 
   @property
   def evaluate(self):
-    return self._taped.evaluate
+    return self._of_lane.evaluate
 
   @property
-  def _taped(self) -> TapedBPTT:
-    return TapedBPTT(self.second_derivatives)
+  def _of_lane(self) -> TruncatedBPTT:
+    return TruncatedBPTT(second_derivatives=self.second_derivatives)
 
   def init(self, problem, optimizer, seed, num_steps, unroll_length):
     """Begins the first episodes; raises ValueError if a loss is not finite there."""
@@ -79,9 +79,11 @@ class StaggeredBPTT(MetaGradient):
     del task, carry, seed  # The lanes have their own.
     lanes = lanes_lib.renewed(state, self._beginning(problem, optimizer))
 
+    optimizer = execution.stepped(problem, optimizer)
+
     def one(task, carry, length):
       arguments = problem, optimizer, task, carry, length, observe, objective
-      return _in_units(self._taped(*arguments)[0], objective, carry.loss)
+      return _in_units(self._of_lane(*arguments)[0], objective, carry.loss)
 
     tasks, carries = map(lanes_lib.unstack, (lanes.task, lanes.carries[0]))
     calls = [(task, carry, length) for task, carry in zip(tasks, carries)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.meta.gradients.base import MetaGradient
 from l2l_tf.meta.gradients.recorded import RecordedBPTT
+from l2l_tf.meta.gradients.replayed import ReplayedBPTT
 from l2l_tf.meta.gradients.taped import TapedBPTT
 from l2l_tf.meta.objective import MetaObjective, Weights, all_ones
 
@@ -48,11 +49,13 @@ class TruncatedBPTT(MetaGradient):
     optimizer,
     objective=MetaObjective(),  # noqa: B008
   ) -> MetaGradient:
-    """Returns which of the two ways is taken."""
+    """Returns which of the three ways is taken."""
     # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
     is_plain = not self.second_derivatives and self.unroll is unroll_lib.unroll
     if is_plain and RecordedBPTT.serves(problem, optimizer, objective):
       return RecordedBPTT()
+    if is_plain and ReplayedBPTT.serves(problem, optimizer, objective):
+      return ReplayedBPTT()
     return self._taped
 
   def arranged(self, problem, optimizer, params, objective, is_compiled=False):
