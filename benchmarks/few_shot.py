@@ -14,12 +14,14 @@ import contest
 # winner of a max-pooling here and there; all other entries agree to 1e-5.
 _TOLERANCE = 0.1
 _STEPS = {1: 12, 5: 8}  # of the paper, by shots
+_UPDATES = 10  # in a turn, one after the other as in a training
 
 
 def main() -> None:
   args = _parse_args()
   with contest.Crew(args.threads) as crew:
-    task = args.shots, _STEPS[args.shots], args.memory
+    lengths = _UPDATES, args.shots, _STEPS[args.shots]
+    task = *lengths, args.memory
     own = crew.start(contest.OWN, "few_shot_in_l2l_tf:Updates", *task)
     contenders = {contest.OWN: own}
     reference = own.call("reference")
@@ -28,15 +30,15 @@ def main() -> None:
       other = crew.start(name, "few_shot_in_l2l_tf:Updates", *task, checkout=args.vs)
       contenders[name] = other
     for name in args.against:
-      arguments = args.shots, _STEPS[args.shots], reference
-      contenders[name] = crew.start(name, "few_shot_in_torch:Updates", *arguments)
+      make = "few_shot_in_torch:Updates", *lengths, reference
+      contenders[name] = crew.start(name, *make)
     for name, worker in list(contenders.items())[1:]:
       found = worker.call("answers", *reference["episode"])
       contest.check_agreement(name, found, reference["answers"], _TOLERANCE)
     rounds = args.rounds or 20
     title = f"5-way {args.shots}-shot{' with memory' if args.memory else ''}"
     contest.print_header(title, args, rounds, contenders)
-    contest.report("meta-update", *contest.take_turns(contenders, rounds))
+    contest.report(f"{_UPDATES} meta-updates", *contest.take_turns(contenders, rounds))
 
 
 def _parse_args() -> argparse.Namespace:

@@ -21,11 +21,12 @@ _COMPARED = 1
 
 
 class Updates:
-  """Meta-training; a turn is one update."""
+  """Meta-training; a turn is some updates."""
 
   version = f"TensorFlow {tf.__version__}"
 
-  def __init__(self, shots: int, num_steps: int, memory: bool):
+  def __init__(self, updates: int, shots: int, num_steps: int, memory: bool):
+    self._updates = updates
     rng, count = np.random.default_rng(0), _CLASSES * _IMAGES
     images = rng.random([count, 28, 28, 1], np.float32)
     labels = np.repeat(np.arange(_CLASSES), _IMAGES)
@@ -44,7 +45,8 @@ class Updates:
     )
 
   def turn(self, index: int) -> None:
-    self._trainer.train_episode(index)
+    for _ in self._trainer.train(self._updates, index * self._updates):
+      pass
 
   def reference(self) -> dict[str, Any]:
     """Returns phi, an episode, and what is computed on it."""

@@ -11,14 +11,16 @@ _EPSILON = 1e-3  # of batch normalisation
 
 
 class Updates:
-  """Meta-training; a turn is one update."""
+  """Meta-training; a turn is some updates."""
 
   version = f"torch {torch.__version__}"
 
-  def __init__(self, shots: int, num_steps: int, reference: dict[str, Any]):
+  def __init__(
+    self, updates: int, shots: int, num_steps: int, reference: dict[str, Any]
+  ):
     leaf = lambda x: torch.tensor(x, requires_grad=True)
     self._phi = {name: leaf(value) for name, value in reference["phi"].items()}
-    self._shots, self._num_steps = shots, num_steps
+    self._updates, self._shots, self._num_steps = updates, shots, num_steps
     self._compared = reference["compared"]
     self._adam = torch.optim.Adam(self._phi.values(), lr=1e-3)
     self._generator = torch.Generator().manual_seed(0)
@@ -28,6 +30,10 @@ class Updates:
     return [v for name, v in self._phi.items() if name.startswith("start_")]
 
   def turn(self, index: int) -> None:
+    for _ in range(self._updates):
+      self._update()
+
+  def _update(self) -> None:
     sizes = _WAYS * self._shots, _WAYS * _QUERIES
     draw = lambda n: torch.rand(n, 1, 28, 28, generator=self._generator)
     self._adam.zero_grad()
