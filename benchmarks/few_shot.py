@@ -38,7 +38,8 @@ def main() -> None:
     rounds = args.rounds or 20
     title = f"5-way {args.shots}-shot{' with memory' if args.memory else ''}"
     contest.print_header(title, args, rounds, contenders)
-    contest.report(f"turn of {_UPDATES} meta-update", *contest.take_turns(contenders, rounds))
+    first, times = contest.take_turns(contenders, rounds)
+    contest.report(f"turn of {_UPDATES} meta-update", first, times)
 
 
 def _parse_args() -> argparse.Namespace:

@@ -10,7 +10,6 @@ from l2l_tf.evaluation.baselines import CARD_BASELINES, CardBaseline
 from l2l_tf.evaluation.comparison import Trial
 from l2l_tf.evaluation.runner import Runner
 from l2l_tf.evaluation.tuning import last_tenth_loss
-from l2l_tf.meta import execution
 from l2l_tf.optimizers import Adam, CoordinatewiseLSTM
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import Quadratic, Simple
@@ -35,7 +34,7 @@ def test_everyone_runs_on_the_draws_that_are_reported():
 
 def test_an_optimizer_that_xla_cannot_compile_runs_too():
   optimizer = CoordinatewiseLSTM((), lambda g: g[:, None], initializer="zeros")
-  assert not execution.compiles(optimizer)
+  assert not optimizer.jit_compile
   with_updates_of_zero = trial(Quadratic(2, 3)).learned(optimizer)
   assert with_updates_of_zero[0].loss == with_updates_of_zero[1].loss
 

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from l2l_tf import optimizers
-from l2l_tf.meta import execution, unroll
+from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT
+from l2l_tf.meta.imitation import Imitation, imitating
 from l2l_tf.optimizers import (
   ALL,
   COORDINATE,
@@ -455,8 +456,22 @@ def test_a_rule_of_version_0_1_0_is_not_compiled():
   class New(SGD):
     jit_compile = False
 
-  assert [execution.compiles(make(0.1)) for make in (SGD, Old, New)] == [
-    True,
-    False,
-    False,
+  found = [make(0.1).jit_compile for make in (SGD, Old, New)]
+  assert found == [True, False, False]
+  wrapped = [
+    LearnedStart(New(0.1), [(2,)]),
+    Blocked(New(0.1), 4),
+    Partition([(Where(), SGD(0.1)), (Where(), New(0.1))]),
+    imitating(SGD(0.1), Imitation(New(0.1))),
   ]
+  assert not any(optimizer.jit_compile for optimizer in wrapped)
+
+
+def test_an_optimizer_that_couples_all_is_compiled_if_it_says_so():
+  class Coupled(SGD):
+    coupling = ALL
+
+  class Compiled(Coupled):
+    jit_compile = True
+
+  assert [make(0.1).jit_compile for make in (Coupled, Compiled)] == [False, True]

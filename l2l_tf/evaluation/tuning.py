@@ -13,7 +13,6 @@ from absl import logging
 
 from l2l_tf import optimizers, seeds
 from l2l_tf.evaluation.runner import Curves, Progress, Runner, unseen
-from l2l_tf.meta import execution
 from l2l_tf.problems import Problem
 
 # (losses [num_tasks, num_steps + 1], steps <= num_steps) -> the number to minimize;
@@ -98,7 +97,7 @@ def tune(
   # Passed as a schedule: a constructor that computed something from the variable
   # itself would do so only once, with the first rate.
   optimizer = make_optimizer(lambda step: rate)
-  jit_compile = jit_compile and execution.compiles(optimizer)
+  jit_compile = jit_compile and optimizer.jit_compile
   runner = Runner(problem, optimizer, max(horizons), jit_compile, progress)
 
   def run(learning_rate: float, branch: int, num_draws: int) -> Curves:

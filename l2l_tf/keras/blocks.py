@@ -44,7 +44,7 @@ class Blocks:
     self._state_dtype = state_dtype
     # Compiled once for all blocks, which are alike.
     self._advance = tf.function(
-      self._advance_block, jit_compile=execution.compiles(optimizer), autograph=False
+      self._advance_block, jit_compile=optimizer.jit_compile, autograph=False
     )
     block = self._layout.split(self._zeros())[:1] if self._is_cut else self._zeros()
     state = optimizer.initial_state(block)

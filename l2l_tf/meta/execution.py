@@ -14,7 +14,7 @@ import tensorflow as tf
 from l2l_tf import cores
 from l2l_tf.meta import unroll
 from l2l_tf.meta.objective import MetaObjective
-from l2l_tf.optimizers import ALL, COORDINATE, LOSS, Blocked, Optimizer
+from l2l_tf.optimizers import COORDINATE, LOSS, Blocked, Optimizer
 from l2l_tf.optimizers.compiled import Compiled
 from l2l_tf.problems import Problem, TaskBatch
 
@@ -43,19 +43,9 @@ def with_roles(problem: Problem, optimizer: Optimizer) -> Optimizer:
   return optimizer.with_parameters(problem.parameters())
 
 
-def compiles(optimizer: Optimizer) -> bool:
-  """Whether XLA can compile the optimizer's step.
-
-  One that says how its coordinates are coupled consists of operations on tensors; one
-  that does not may hold anything. `jit_compile = False` of a class of one's own, the
-  default of version 0.1.0, says that XLA cannot.
-  """
-  return optimizer.coupling != ALL and getattr(optimizer, "jit_compile", True)
-
-
 def compiles_loop(problem: Problem, optimizer: Optimizer) -> bool:
   """Whether XLA compiles the whole inner loop as one program."""
-  return problem.jit_compile and compiles(optimizer)
+  return problem.jit_compile and optimizer.jit_compile
 
 
 def compiled_loop(problem: Problem, optimizer: Optimizer, run: Callable) -> Callable:
@@ -86,7 +76,7 @@ def arranged(
   """
   whole = compiles_loop(problem, optimizer)
   running = optimizer
-  if compiles(optimizer) and not whole:
+  if optimizer.jit_compile and not whole:
     running = Compiled(optimizer)
   is_known = all(p.shape.is_fully_defined() for p in params)
   if optimizer.coupling != COORDINATE or cores.on_gpu() or not is_known:
@@ -168,7 +158,7 @@ def vectorises(problem: Problem, optimizer: Optimizer) -> bool:
 
 def stepped(problem: Problem, optimizer: Optimizer) -> Optimizer:
   """Returns what takes single steps of episodes that are not vectorised."""
-  if vectorises(problem, optimizer) or not compiles(optimizer):
+  if vectorises(problem, optimizer) or not optimizer.jit_compile:
     return optimizer
   return Compiled(optimizer)
 

@@ -100,9 +100,7 @@ class Imitating(Wrapper):
 
   @property
   def jit_compile(self) -> bool:
-    """Whether XLA can compile both, as `execution.compiles` asks."""
-    both = self.inner, self.teacher
-    return all(getattr(optimizer, "jit_compile", True) for optimizer in both)
+    return self.inner.jit_compile and self.teacher.jit_compile
 
   def initial_state(self, params):
     states = self.inner.initial_state(params), self.teacher.initial_state(params)

@@ -36,8 +36,7 @@ class Optimizer(snt.Module, abc.ABC):
 
   # What the update of one coordinate may depend on. COORDINATE lets the coordinates of
   # many tensors, and of many tasks, share one call; tensors of the state that are not
-  # scalars then have the coordinates along their last axis. COORDINATE and TENSOR also
-  # promise operations that XLA can compile; `jit_compile = False` takes that back.
+  # scalars then have the coordinates along their last axis.
   coupling: Coupling = ALL
 
   # What the updates are computed from. An optimizer that reads gradients alone needs
@@ -60,6 +59,15 @@ class Optimizer(snt.Module, abc.ABC):
     # Sonnet would enter one absolute scope per module. The caller names the
     # scope instead, so that a graph reads step_0/optimizer, step_1/optimizer.
     return contextlib.nullcontext()
+
+  @property
+  def jit_compile(self) -> bool:
+    """Whether XLA can compile a step.
+
+    By default it can where the coupling is COORDINATE or TENSOR; an optimizer that says
+    no coupling may hold anything. A class may say otherwise: `jit_compile = True`.
+    """
+    return self.coupling != ALL
 
   @property
   @abc.abstractmethod

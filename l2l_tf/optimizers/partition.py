@@ -150,6 +150,10 @@ class Partition(base.Optimizer):
     return max(TENSOR, *(member.coupling for member in self._members))
 
   @property
+  def jit_compile(self) -> bool:
+    return all(member.jit_compile for member in self._members)
+
+  @property
   def reads(self) -> frozenset[Reads]:
     return frozenset().union(*(member.reads for member in self._members))
 

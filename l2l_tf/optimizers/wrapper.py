@@ -24,6 +24,10 @@ class Wrapper(base.Optimizer):
   def reads(self):
     return self.inner.reads
 
+  @property
+  def jit_compile(self):
+    return self.inner.jit_compile
+
   def get_phi(self):
     return self.inner.get_phi()
 

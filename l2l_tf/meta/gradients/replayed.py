@@ -57,7 +57,7 @@ class ReplayedBPTT(MetaGradient):
     is_of_losses = not problem.has_meta_loss or objective.is_of_last
     is_of_these = objective.is_weighted_sum or not optimizer.learns_start
     is_served = is_of_losses and is_of_these and not problem.is_constrained
-    return is_served and execution.compiles(optimizer)
+    return is_served and optimizer.jit_compile
 
   def arranged(self, problem, optimizer, params, objective, is_compiled=False):
     return execution.arranged(problem, optimizer, params, is_compiled)
