@@ -51,13 +51,10 @@ class ReplayedBPTT(MetaGradient):
   def serves(problem: Problem, optimizer: Optimizer, objective: MetaObjective) -> bool:
     """Whether a window's meta-gradient is computed as described above.
 
-    A meta-loss of the problem's own is evaluated at the window's end alone, and how a
-    function of the curve depends on a learned start is left to a tape.
+    A meta-loss of the problem's own is evaluated at the window's end alone.
     """
     is_of_losses = not problem.has_meta_loss or objective.is_of_last
-    is_of_these = objective.is_weighted_sum or not optimizer.learns_start
-    is_served = is_of_losses and is_of_these and not problem.is_constrained
-    return is_served and optimizer.jit_compile
+    return is_of_losses and not problem.is_constrained and optimizer.jit_compile
 
   def arranged(self, problem, optimizer, params, objective, is_compiled=False):
     return execution.arranged(problem, optimizer, params, is_compiled)
@@ -78,10 +75,9 @@ class ReplayedBPTT(MetaGradient):
       raise ValueError(
         f"ReplayedBPTT cannot differentiate {type(optimizer).__name__} on"
         f" {type(problem).__name__} with this meta-objective: it serves optimizers"
-        " whose coupling is COORDINATE or TENSOR, on problems without constraints;"
-        " a meta-loss of the problem's own at the window's end; and weighted sums of"
-        " losses for a learned start. Give TruncatedBPTT(), which takes a tape where"
-        " one is needed."
+        " that XLA compiles, on problems without constraints, and a meta-loss of the"
+        " problem's own at the window's end alone. Give TruncatedBPTT(), which takes a"
+        " tape where one is needed."
       )
     run = _recording(problem, optimizer, observe)
     run = execution.compiled_loop(problem, optimizer, run)
@@ -131,19 +127,23 @@ def _at_end(problem, task, carry, end, losses, objective):
     each step, [T]; and to what the last step ended with, an `Adjoint`.
   """
   (losses,), state = dtypes.for_sum([losses]), _floating(end.state)
+  # Those before the window depend on phi where it begins at a learned start. There all
+  # three are one tensor, whose derivative would be found three times.
+  former = [tf.identity(x) for x in (carry.loss, carry.first_loss, carry.least)]
+  carry = carry._replace(loss=former[0], first_loss=former[1], least=former[2])
+  sources = losses, former, end.params, state
   with tf.name_scope("meta_loss"), tf.GradientTape() as tape:
-    tape.watch([losses, end.params, state])
+    tape.watch(sources)
     counted = losses
     if problem.has_meta_loss:
       counted = dtypes.for_sum([unroll_lib.meta_loss(problem, task, end)])[0][None]
     meta_loss = objective.of_curve(curve_of(carry, end, counted))
-  sources = losses, end.params, state
-  weights, params, state = tape.gradient(
+  weights, former, params, state = tape.gradient(
     meta_loss, sources, unconnected_gradients="zero"
   )
   params = [p + tf.cast(weights[-1], g.dtype) * g for p, g in zip(params, end.grads)]
-  # The loss at which the window starts belongs to the window before.
-  weights = tf.concat([tf.zeros_like(weights[:1]), weights[:-1]], axis=0)
+  former = tf.cast(dtypes.add(former), weights.dtype)
+  weights = tf.concat([former[tf.newaxis], weights[:-1]], axis=0)
   return counted, meta_loss, weights, Adjoint(params, state)
 
 
