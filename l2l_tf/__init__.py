@@ -15,6 +15,7 @@ _PUBLIC = {
   "GateLSTM": "optimizers",
   "GeneralRule": "optimizers",
   "Growing": "meta.curriculum",
+  "HierarchicalRNN": "optimizers",
   "Imitation": "meta.imitation",
   "KernelwiseLSTM": "optimizers",
   "Merged": "meta.gradients",

@@ -11,6 +11,7 @@ from l2l_tf import optimizers
 from l2l_tf.meta import unroll
 from l2l_tf.meta.gradients import RecordedBPTT, TapedBPTT
 from l2l_tf.meta.imitation import Imitation, imitating
+from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import (
   ALL,
   COORDINATE,
@@ -26,6 +27,7 @@ from l2l_tf.optimizers import (
   CoordinatewiseLSTM,
   GateLSTM,
   GeneralRule,
+  HierarchicalRNN,
   KernelwiseLSTM,
   LearnedStart,
   Momentum,
@@ -73,6 +75,7 @@ TABLE = {
   "general rule": (GeneralRule, SHAPES),
   "general rule without blocks": (lambda: GeneralRule(block=None), MIXED),
   "partition": (partition, MIXED),
+  "hierarchy": (HierarchicalRNN, SHAPES),
   "gates": (GateLSTM, SHAPES),
   "gates with memory": (lambda: GateLSTM(memory=True, units=3), SHAPES),
   "constant gates": (lambda: ConstantGates(0.1, decay=0.01), SHAPES),
@@ -282,7 +285,8 @@ def test_parameters_of_several_types_have_one_meta_gradient(case, dtype):
   problem = Bowl(shapes, dtype)
   task, carry = unroll.start(problem, optimizer, tf.constant([0, 1]))
   arguments = problem, optimizer, task, carry, 2, lambda carry, _: carry.params
-  first = TapedBPTT() if PARAMETERS in optimizer.reads else RecordedBPTT()
+  is_recorded = RecordedBPTT.serves(problem, optimizer, MetaObjective())
+  first = RecordedBPTT() if is_recorded else TapedBPTT()
   ways = first, TapedBPTT(), TapedBPTT(second_derivatives=True)
   recorded, taped, second = (way(*arguments)[0] for way in ways)
   assert [p.dtype for p in recorded.carry.params] == [p.dtype for p in carry.params]

@@ -13,6 +13,7 @@ from l2l_tf.optimizers.hand_designed import (
   Nesterov,
   RMSprop,
 )
+from l2l_tf.optimizers.hierarchical import HierarchicalRNN
 from l2l_tf.optimizers.learned_start import LearnedStart
 from l2l_tf.optimizers.partition import Partition, Where
 from l2l_tf.optimizers.rnnprop import RNNprop
