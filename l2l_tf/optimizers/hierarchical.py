@@ -45,7 +45,8 @@ _LARGEST = 33.0  # |log rate|, as in the authors' code
 _WEIGHTS = 0.5
 _SHORTCUT = 0.1
 _GATE_BIAS = 2.2
-_READOUTS = _DIRECTION, _RATE, _AVERAGE, _SQUARE = range(4)  # columns of `readouts`
+# Columns of `readouts`: w, w_e, w_b and w_d.
+_READOUTS = _DIRECTION, _RATE, _AVERAGE, _SQUARE = range(4)
 
 
 class Constants(NamedTuple):
@@ -75,15 +76,18 @@ class HierarchicalRNN(base.Optimizer):
   """GRUs for coordinates, tensors and the whole, which see gradients without scale.
 
   Wichrowska et al. 2017; the equations stand at the top of this file. The updates do
-  not depend on the scale of the loss: each step moves a tensor by a root mean square of
-  about its learned rate. That also holds for a tensor whose gradients vanish, which
-  moves where its state points.
+  not depend on the scale of the loss, for gradients from 1e-15 to 1e18: each step moves
+  a tensor by a root mean square of about its learned rate. That also holds for a tensor
+  whose gradients vanish, which moves where its state points.
 
   The paper draws the first log rate of every coordinate between log 1e-6 and log 1e-2,
   so that training meets all of them. Here it is the same for all, `learning_rate` times
   a learned factor, and no run depends on chance. The states in which the GRUs begin are
   learned as well. The paper's attention, gradients at a point ahead of theta, is left
   out: what is to be evaluated at the end is theta, and no optimizer is told of the end.
+
+  The state takes 76 bytes a coordinate in float32. All coordinates move in one call,
+  which takes about 450 bytes a coordinate in addition.
 
   >>> optimizer = HierarchicalRNN(learning_rate=0.01)
   >>> grads = [tf.constant([1e-6, 1.0, -1e6]), tf.ones([2, 2])]
@@ -153,34 +157,31 @@ class HierarchicalRNN(base.Optimizer):
     )
 
   def __call__(self, grads, state, params=None, loss=None):
-    segments, constants = _segments(grads), self._constants
+    segments = _segments(grads)
     if not segments.size:
       return list(grads), state
-    with tf.name_scope("inputs"):
-      rows = segments.lay_out([tf.cast(g, self._dtype) for g in grads])
-      scaled, averages, squares = self._scaled(rows, state)
-      inputs = _inputs(scaled, squares, _relative(segments, state.log_rates))
-    with tf.name_scope("cells"):
-      cells = self._cells(segments, inputs, state)
+    scaled, cells, averages, squares = self._read(segments, grads, state)
     with tf.name_scope("update"):
-      outputs = _product(self.readouts[:, : _RATE + 1], cells[0])
-      log_rate, log_rates = _rates(constants, state.log_rates, outputs[_RATE])
-      direction = outputs[_DIRECTION] + _product(self.shortcut, scaled)[0]
+      direction, change = self._outputs(cells[0], scaled)
+      log_rate, log_rates = _rates(self._constants, state.log_rates, change)
       update = -tf.exp(log_rate) * direction / _root_mean_square(segments, direction)
       updates = segments.cut(update, grads)
     next_state = HierarchicalState(state.step + 1, *cells, averages, squares, log_rates)
     return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_state
 
   def diagnostics(self, grads, state):
-    """Returns means of the log10 rate and of the two decays, before the step."""
+    """Returns the mean log10 rate, the mean decays, and RMS(q) of all tensors."""
     segments = _segments(grads)
     if not segments.size:
       return {}
     average, square = self._decays(state)
+    scaled, cells, _, _ = self._read(segments, grads, state)
+    direction, _ = self._outputs(cells[0], scaled)
     return {
       "log10_rate": segments.mean(state.log_rates) / math.log(10.0),
       "average_decay": segments.mean(average),
       "square_decay": segments.mean(square),
+      "direction": tf.sqrt(segments.mean(tf.square(direction))),
     }
 
   @property
@@ -188,11 +189,21 @@ class HierarchicalRNN(base.Optimizer):
     return Constants(*tf.unstack(tf.convert_to_tensor(self.constants)))
 
   def _decays(self, state: HierarchicalState) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns b_0 and d of the next step but the first, each [R, W]."""
-    average, square = tf.unstack(_product(self.readouts[:, _AVERAGE:], state[1]))
-    constants = self._constants
+    """Returns b_0 and d, each [R, W]; the first step does without."""
+    readouts, constants = self.readouts[:, _AVERAGE:], self._constants
+    average, square = tf.unstack(_product(readouts, state.coordinates))
     average = sigmoid_by_tanh(average + constants.average)
     return average, sigmoid_by_tanh(square + constants.square)
+
+  def _read(self, segments: Segments, grads, state: HierarchicalState):
+    """Returns m, the next states of the three levels, a and l."""
+    with tf.name_scope("inputs"):
+      rows = segments.lay_out([tf.cast(g, self._dtype) for g in grads])
+      scaled, averages, squares = self._scaled(rows, state)
+      relative = state.log_rates - segments.mean(state.log_rates)
+      inputs = _inputs(scaled, squares, relative)
+    with tf.name_scope("cells"):
+      return scaled, self._cells(segments, inputs, state), averages, squares
 
   def _scaled(self, grads, state):
     """Returns m, a and l, each [4, R, W]."""
@@ -218,6 +229,11 @@ class HierarchicalRNN(base.Optimizer):
     tensors = self.tensors(means, state.tensors, self.tensors.biases(state.whole))
     mean = tf.reduce_mean(tensors, axis=1, keepdims=True)
     return coordinates, tensors, self.whole(mean, state.whole, self.whole.biases())
+
+  def _outputs(self, coordinates, scaled) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns q, and w_e . h, each [R, W]."""
+    direction, change = tf.unstack(_product(self.readouts[:, : _RATE + 1], coordinates))
+    return direction + _product(self.shortcut, scaled)[0], change
 
 
 class GRU(tf.Module):
@@ -294,10 +310,6 @@ class _Draw:
 
 def _segments(tensors) -> Segments:
   return Segments([x.shape for x in tensors])
-
-
-def _relative(segments: Segments, log_rates: tf.Tensor) -> tf.Tensor:
-  return log_rates - segments.mean(log_rates)
 
 
 def _inputs(scaled, squares, relative) -> tf.Tensor:

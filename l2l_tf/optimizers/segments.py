@@ -8,6 +8,7 @@ along rows first. Both are some operations in all, however many tensors there ar
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 _WIDTHS = [2**k for k in range(7, -1, -1)]  # of a row, 128 at most
@@ -68,14 +69,12 @@ class Segments:
   @property
   def _owners(self) -> tf.Tensor:
     """Returns whose the rows are, [R]."""
-    return tf.constant(
-      [k for k, count in enumerate(self._rows) for _ in range(count)], tf.int32
-    )
+    return tf.constant(np.repeat(np.arange(self.count), self._rows), tf.int32)
 
   @property
   def _is_entry(self) -> tf.Tensor:
     """Returns what is no padding, [R, W]; computed, for it is as large as the model."""
-    counts = []
-    for size, rows in zip(self._filled, self._rows):
-      counts += [self.width] * (rows - 1) + [size - (rows - 1) * self.width]
+    counts = np.full([self.num_rows], self.width)
+    last = np.cumsum(self._rows, dtype=int) - 1
+    counts[last] = [1 + (size - 1) % self.width for size in self._filled]
     return tf.range(self.width) < tf.constant(counts, tf.int32)[:, tf.newaxis]
