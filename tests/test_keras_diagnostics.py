@@ -10,7 +10,7 @@ from keras_models import X, Y, built, fit, lstm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2l_tf.keras import Diagnostics, LearnedOptimizer
-from l2l_tf.optimizers import SGD
+from l2l_tf.optimizers import SGD, HierarchicalRNN
 
 LAYERS = ["hidden", "out"]
 
@@ -196,6 +196,8 @@ def test_findings_say_what_is_wrong_and_nothing_else(findings, sequential, capsy
   biases = next(v for v in saturating.variables if v.shape == [20])  # of layer 1
   biases.assign(30.0 * tf.ones_like(biases))
   assert "lstm_1/input_gate: 100% saturated" in findings(LearnedOptimizer(saturating))
+  decays = findings(LearnedOptimizer(HierarchicalRNN(0.01)))  # near 1, and no gates
+  assert "saturated" not in decays
   assert not capsys.readouterr().out
 
 

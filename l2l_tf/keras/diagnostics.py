@@ -150,7 +150,8 @@ def _finding(kind: str, where: str, value: float) -> str | None:
       f"{where}: it moves by {value:.2g} of its size in a step; a lower learning_rate,"
       " such as 0.3, may help."
     )
-  if kind == "saturation" and value > _SATURATED:
+  # An optimizer may describe itself by other numbers than shares of gates, too.
+  if kind == "saturation" and "gate" in where and value > _SATURATED:
     return (
       f"{where}: {value:.0%} saturated; the optimizer hardly tells these gradients"
       " apart. Scale the loss to what it was trained on."
