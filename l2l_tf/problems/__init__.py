@@ -3,6 +3,7 @@
 from l2l_tf.problems.all_classes import AllClasses
 from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.cifar import cifar10_conv
+from l2l_tf.problems.classic_functions import ClassicFunction
 from l2l_tf.problems.classification import MLP, ConvNet, digits_mlp, mnist_mlp
 from l2l_tf.problems.data import class_splits, datasets, images, vgg
 from l2l_tf.problems.data.datasets import Dataset, DatasetUnavailableError, as_dataset
