@@ -1,6 +1,7 @@
 """Distributions of optimization tasks, as callables that return losses."""
 
 from l2l_tf.problems.all_classes import AllClasses
+from l2l_tf.problems.altered import LogLoss, NoisyGradients, SparseGradients
 from l2l_tf.problems.base import Parameter, Problem
 from l2l_tf.problems.cifar import cifar10_conv
 from l2l_tf.problems.classic_functions import ClassicFunction
