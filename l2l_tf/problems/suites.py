@@ -18,6 +18,7 @@ from l2l_tf.problems.classification import FAN_IN, MLP, ConvNet, mnist_mlp
 from l2l_tf.problems.data import datasets
 from l2l_tf.problems.keras_model import KerasModel
 from l2l_tf.problems.synthetic import Polynomial
+from l2l_tf.problems.wichrowska import wichrowska as wichrowska
 
 _NUM_SHIFTED = 20_000  # examples of the larger data sets
 _CONTEXT = 16  # characters that a model of text sees
