@@ -12,6 +12,7 @@ _PUBLIC = {
   "CoordinatewiseLSTM": "optimizers",
   "Curriculum": "meta.curriculum",
   "EvolutionStrategies": "meta.gradients",
+  "ExponentialHorizon": "meta.curriculum",
   "GateLSTM": "optimizers",
   "GeneralRule": "optimizers",
   "Growing": "meta.curriculum",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l2l_tf import Growing, MetaTrainer, RandomHorizon
+from l2l_tf import ExponentialHorizon, Growing, MetaTrainer, RandomHorizon
 from l2l_tf.optimizers import SGD, CoordinatewiseLSTM
 from l2l_tf.problems import Quadratic
 from l2l_tf.runs import builders
@@ -24,6 +24,47 @@ def test_random_horizons_are_log_uniform_multiples_of_the_window():
   again = RandomHorizon(least=4, most=60, unroll_length=4, seed=3)
   assert [again.lengths(i).num_steps for i in range(5)] == list(drawn[:5])
   assert curriculum.longest == (60, 4)
+
+
+def shares(scale, least, most):
+  """Returns the probabilities of least, ..., most; x is rounded, and cut off."""
+  edges = np.maximum(0.0, np.arange(most - least + 2) - 0.5)
+  below = 1 - np.exp(-edges / scale)
+  return np.diff(below) / below[-1]
+
+
+def test_exponential_horizons_have_their_distribution_between_their_bounds():
+  curriculum = ExponentialHorizon(3.0, 8.0, 2, 5, most_windows=9, most_length=20)
+  drawn = [curriculum.lengths(i) for i in range(2000)]
+  lengths = np.array([x.unroll_length for x in drawn])
+  windows, rest = np.divmod([x.num_steps for x in drawn], lengths)
+  assert not rest.any() and curriculum.longest == (9 * 20, 20)
+  for found, (scale, least, most) in [(windows, (3, 2, 9)), (lengths, (8, 5, 20))]:
+    p, values = shares(scale, least, most), np.arange(least, most + 1)
+    assert (found.min(), found.max()) == (least, most)
+    mean, variance = p @ values, p @ values**2 - (p @ values) ** 2
+    assert abs(found.mean() - mean) < 4 * (variance / 2000) ** 0.5
+    counted = np.array([(found == v).mean() for v in values])
+    assert np.all(np.abs(counted - p) < 4.5 * np.sqrt(p * (1 - p) / 2000))
+  assert abs(np.corrcoef(windows, lengths)[0, 1]) < 4 / 2000**0.5
+
+
+def test_exponential_horizons_far_from_their_limit_have_the_mean_of_the_scale():
+  curriculum = ExponentialHorizon(40, 200, least_length=50, most_windows=10**6, seed=4)
+  drawn = [curriculum.lengths(i) for i in range(1000)]
+  windows = np.array([x.num_steps // x.unroll_length for x in drawn])
+  assert abs(windows.mean() - 41) < 4 * 40 / 1000**0.5
+  assert ExponentialHorizon(2.5, 20).longest == (11 * 81, 81)  # 1 + 4 scales
+
+
+def test_an_episodes_number_names_its_exponential_lengths():
+  one, same, other = (ExponentialHorizon(5, 20, seed=seed) for seed in (1, 1, 2))
+  assert [one.lengths(i) for i in (5, 3)] == [same.lengths(i) for i in (5, 3)]
+  assert [one.lengths(i) for i in range(9)] != [other.lengths(i) for i in range(9)]
+  metrics = trainer(ExponentialHorizon(1, 2)).train_episode(7)
+  num_steps, length = ExponentialHorizon(1, 2).lengths(7)
+  assert len(metrics["losses"]) == num_steps + 1
+  assert len(metrics["meta_loss"]) == num_steps // length
 
 
 def test_a_stage_ends_when_validation_has_not_improved_for_a_while():
@@ -85,6 +126,9 @@ def test_a_run_without_a_finite_window_is_refused_at_its_validation(tmp_path):
   [
     (lambda: RandomHorizon(5, 10, 2), "num_steps=5 must be a positive multiple"),
     (lambda: RandomHorizon(10, 4, 2), "least=10 and most=4; swap them"),
+    (lambda: ExponentialHorizon(0, 5), "windows_scale=0 and least_windows=1; the sc"),
+    (lambda: ExponentialHorizon(2, 5, least_length=0), "least_length=0; the scale"),
+    (lambda: ExponentialHorizon(2, 5, 4, 1, 3), "most_windows=3; swap them"),
     (lambda: Growing(()), "Growing got no stages; give pairs"),
     (lambda: Growing(((5, 2),)), "num_steps=5 must be a positive multiple"),
     (lambda: Growing((4, 2)), "Growing got stages="),

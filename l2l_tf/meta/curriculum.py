@@ -5,12 +5,15 @@ optimizer that has learned the beginning of a training can be taught the rest.
 """
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from l2l_tf import seeds
+
+_DEFAULT_SCALES = 4  # above the least number, where exponential draws are cut off
 
 
 class Lengths(NamedTuple):
@@ -75,6 +78,101 @@ class RandomHorizon(Curriculum):
     draw = float(seeds.uniform([], seeds.make(self._seed, seeds.TRAINING, episode)))
     windows = int(self._least * ((self._most + 1) / self._least) ** draw)
     return Lengths(windows * self._unroll_length, self._unroll_length)
+
+
+class ExponentialHorizon(Curriculum):
+  """Windows of a random length, and a random number of them, drawn exponentially.
+
+  Wichrowska et al. 2017, section 4, https://arxiv.org/abs/1703.04813: a few long
+  trainings among many short ones, so that an optimizer does not adapt to one length. An
+  episode has least + round(x) windows, x from an exponential distribution, and so many
+  steps has each of its windows. In the authors' code, metarun.py, that is 1 window with
+  a scale of 40 and 50 steps with a scale of 200, without an upper limit, and the steps
+  are drawn for each window anew.
+
+  >>> curriculum = ExponentialHorizon(windows_scale=5, length_scale=20, least_length=5)
+  >>> trainer = MetaTrainer(Quadratic(), CoordinatewiseLSTM(), curriculum=curriculum)
+  """
+
+  def __init__(
+    self,
+    windows_scale: float,
+    length_scale: float,
+    least_windows: int = 1,
+    least_length: int = 1,
+    most_windows: int | None = None,
+    most_length: int | None = None,
+    seed: int = 0,
+  ):
+    """Takes both distributions.
+
+    Args:
+      windows_scale: mean of the exponential distribution of the number of windows,
+        before it is cut off.
+      length_scale: likewise, of the steps per window.
+      least_windows: added to each draw.
+      least_length: likewise.
+      most_windows: where the distribution is cut off; by default 4 scales above the
+        least number, which one draw in 55 would exceed.
+      most_length: likewise.
+      seed: names the sequence of draws.
+
+    Raises:
+      ValueError: unless both scales are positive and finite and least <= most.
+    """
+    super().__init__()
+    self._windows = _Exponential(
+      "windows", windows_scale, least_windows, most_windows
+    ).checked()
+    self._length = _Exponential(
+      "length", length_scale, least_length, most_length
+    ).checked()
+    self._seed = seed
+
+  @property
+  def longest(self):
+    length = self._length.most
+    return Lengths(self._windows.most * length, length)
+
+  def lengths(self, episode):
+    key = seeds.make(self._seed, seeds.TRAINING, episode)
+    windows, length = map(float, seeds.uniform([2], key, tf.float64))
+    length = self._length.at(length)
+    return Lengths(self._windows.at(windows) * length, length)
+
+
+class _Exponential(NamedTuple):
+  """The distribution of least + round(x), x exponential and cut off."""
+
+  name: str
+  scale: float
+  least: int
+  most: int | None
+
+  def checked(self) -> "_Exponential":
+    """Returns it with its upper limit."""
+    if not 0 < self.scale < math.inf or self.least < 1:
+      raise ValueError(
+        f"ExponentialHorizon got {self.name}_scale={self.scale} and"
+        f" least_{self.name}={self.least}; the scale must be positive and finite, the"
+        " least number at least 1."
+      )
+    most = self.most
+    if most is None:
+      most = self.least + math.ceil(_DEFAULT_SCALES * self.scale)
+    if most < self.least:
+      raise ValueError(
+        f"ExponentialHorizon got least_{self.name}={self.least} and"
+        f" most_{self.name}={most}; swap them."
+      )
+    return self._replace(most=most)
+
+  def at(self, share: float) -> int:
+    """Returns the number below which that share of all draws lies."""
+    end = self.most - self.least + 0.5  # of the x that round to the greatest number
+    cut = -math.expm1(-end / self.scale)  # the share of x below it
+    x = -self.scale * math.log1p(-share * cut)
+    return min(self.most, self.least + round(x))
 
 
 class Growing(Curriculum):
