@@ -32,6 +32,7 @@ _PUBLIC = {
   "RNNprop": "optimizers",
   "RandomHorizon": "meta.curriculum",
   "Reptile": "meta.gradients",
+  "RotatingTrainer": "meta.rotation",
   "StaggeredBPTT": "meta.gradients",
   "SuiteTrainer": "meta.suite",
   "TruncatedBPTT": "meta.gradients",
