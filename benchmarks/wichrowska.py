@@ -8,6 +8,7 @@ tasks of the problems that validated.
 """
 
 import argparse
+import logging
 import time
 
 import numpy as np
@@ -28,7 +29,11 @@ _DRAWS = 4  # of every problem, in a validation and in the table
 
 def build(args: argparse.Namespace) -> RotatingTrainer:
   curriculum = ExponentialHorizon(
-    args.windows_scale, args.length_scale, least_length=5, seed=args.seed
+    args.windows_scale,
+    args.length_scale,
+    least_length=5,
+    num_lengths=args.lengths,
+    seed=args.seed,
   )
   return RotatingTrainer(
     suites.wichrowska(args.versions),
@@ -70,8 +75,8 @@ def train(trainer: RotatingTrainer, args: argparse.Namespace) -> TrainingRun:
 
 def validating(args: argparse.Namespace):
   """Returns some of the plain problems, evenly spaced."""
-  plain = suites.wichrowska(["plain"])
-  return dict(list(plain.items())[:: max(1, len(plain) // args.validation_problems)])
+  plain, count = suites.wichrowska(["plain"]), args.validation_problems
+  return dict(list(plain.items())[:: max(1, len(plain) // count)][:count])
 
 
 def compare(run: TrainingRun, args: argparse.Namespace) -> str:
@@ -104,10 +109,13 @@ def main() -> None:
   parser.add_argument("--most_compiled", type=int, help="graphs kept; by default all")
   parser.add_argument("--windows_scale", type=float, default=4.0)
   parser.add_argument("--length_scale", type=float, default=15.0)
+  parser.add_argument("--lengths", type=int, default=4, help="of windows, different")
   parser.add_argument("--rate", type=float, default=0.001, help="of the meta-optimizer")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--save_path", default="tensorboard_logs/wichrowska")
   args = parser.parse_args()
+  # TensorFlow would warn of too many functions: there is one for each problem.
+  logging.getLogger("tensorflow").setLevel(logging.ERROR)
   start = time.monotonic()
   run = train(build(args), args)
   print(f"{int(run.epoch)} episodes; this part took {time.monotonic() - start:.0f} s.")

@@ -57,6 +57,17 @@ def test_exponential_horizons_far_from_their_limit_have_the_mean_of_the_scale():
   assert ExponentialHorizon(2.5, 20).longest == (11 * 81, 81)  # 1 + 4 scales
 
 
+def test_a_few_lengths_stand_for_the_distribution_in_equal_parts():
+  curriculum = ExponentialHorizon(2.0, 40.0, least_length=5, num_lengths=4)
+  drawn = [curriculum.lengths(i).unroll_length for i in range(800)]
+  cut = 1 - np.exp(-160.5 / 40)  # 4 scales above the least
+  medians = [-40 * np.log(1 - share * cut) for share in (1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+  expected = {5 + round(x): 0.25 for x in medians}
+  found = {length: drawn.count(length) / 800 for length in sorted({*drawn})}
+  assert found == pytest.approx(expected, abs=4 * (3 / 16 / 800) ** 0.5)
+  assert curriculum.longest == (9 * max(drawn), max(drawn))
+
+
 def test_an_episodes_number_names_its_exponential_lengths():
   one, same, other = (ExponentialHorizon(5, 20, seed=seed) for seed in (1, 1, 2))
   assert [one.lengths(i) for i in (5, 3)] == [same.lengths(i) for i in (5, 3)]
@@ -129,6 +140,7 @@ def test_a_run_without_a_finite_window_is_refused_at_its_validation(tmp_path):
     (lambda: ExponentialHorizon(0, 5), "windows_scale=0 and least_windows=1; the sc"),
     (lambda: ExponentialHorizon(2, 5, least_length=0), "least_length=0; the scale"),
     (lambda: ExponentialHorizon(2, 5, 4, 1, 3), "most_windows=3; swap them"),
+    (lambda: ExponentialHorizon(2, 5, num_lengths=0), "num_lengths=0; it must be at"),
     (lambda: Growing(()), "Growing got no stages; give pairs"),
     (lambda: Growing(((5, 2),)), "num_steps=5 must be a positive multiple"),
     (lambda: Growing((4, 2)), "Growing got stages="),

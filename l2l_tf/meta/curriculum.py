@@ -102,6 +102,7 @@ class ExponentialHorizon(Curriculum):
     least_length: int = 1,
     most_windows: int | None = None,
     most_length: int | None = None,
+    num_lengths: int | None = None,
     seed: int = 0,
   ):
     """Takes both distributions.
@@ -115,10 +116,14 @@ class ExponentialHorizon(Curriculum):
       most_windows: where the distribution is cut off; by default 4 scales above the
         least number, which one draw in 55 would exceed.
       most_length: likewise.
+      num_lengths: how many different lengths windows have, the medians of as many
+        equally likely parts of the distribution; XLA compiles each by itself, which
+        takes a small problem a second or two. None leaves all lengths.
       seed: names the sequence of draws.
 
     Raises:
-      ValueError: unless both scales are positive and finite and least <= most.
+      ValueError: unless both scales are positive and finite, least <= most, and
+        num_lengths is at least 1.
     """
     super().__init__()
     self._windows = _Exponential(
@@ -127,18 +132,31 @@ class ExponentialHorizon(Curriculum):
     self._length = _Exponential(
       "length", length_scale, least_length, most_length
     ).checked()
+    if num_lengths is not None and num_lengths < 1:
+      raise ValueError(
+        f"ExponentialHorizon got num_lengths={num_lengths}; it must be at least 1, or"
+        " None."
+      )
+    self._num_lengths = num_lengths
     self._seed = seed
 
   @property
   def longest(self):
-    length = self._length.most
+    length = self._unroll_length(1.0)
     return Lengths(self._windows.most * length, length)
 
   def lengths(self, episode):
     key = seeds.make(self._seed, seeds.TRAINING, episode)
-    windows, length = map(float, seeds.uniform([2], key, tf.float64))
-    length = self._length.at(length)
+    windows, share = map(float, seeds.uniform([2], key, tf.float64))
+    length = self._unroll_length(share)
     return Lengths(self._windows.at(windows) * length, length)
+
+  def _unroll_length(self, share: float) -> int:
+    """Returns the length below which that share of all draws lies, or near it."""
+    if self._num_lengths is not None:
+      part = min(int(share * self._num_lengths), self._num_lengths - 1)
+      share = (part + 0.5) / self._num_lengths
+    return self._length.at(share)
 
 
 class _Exponential(NamedTuple):

@@ -26,8 +26,9 @@ class RotatingTrainer:
 
   A round visits every problem once, in an order that the seed and the round's number
   name. Episodes are numbered through all problems: what one number draws does not
-  depend on what ran before, so that a `TrainingRun` can resume. A problem is made, and
-  its episode traced, when its first turn comes.
+  depend on what ran before, so that a `TrainingRun`, given a `runner` such as
+  `LogRatios`, can resume. A problem is made, and its episode traced, when its first
+  turn comes, in some 2 s; each window length that XLA has not met takes another.
 
   >>> problems = {"x^2": Simple, "polynomial": lambda: Polynomial(3)}
   >>> optimizer = CoordinatewiseLSTM((5,), output_scale=0.1)
@@ -56,7 +57,7 @@ class RotatingTrainer:
       objective: the meta-loss; by default log(f_t / f_0), to which problems of all
         units contribute alike, for losses that are not negative.
       repeats: episodes in a row on a problem (the authors' code has 5).
-      most_compiled: problems whose graphs are kept, some 10 MB each; the one that was
+      most_compiled: problems whose graphs are kept, some 30 MB each; the one that was
         not used for longest is traced again at its next turn. None keeps all.
       seed: names the order and all tasks.
       **options: of every `MetaTrainer`, such as `curriculum` or `num_steps`.
