@@ -15,6 +15,7 @@ _PUBLIC = {
   "ExponentialHorizon": "meta.curriculum",
   "GateLSTM": "optimizers",
   "GeneralRule": "optimizers",
+  "GlobalAveragingLSTM": "optimizers",
   "Growing": "meta.curriculum",
   "HierarchicalRNN": "optimizers",
   "Imitation": "meta.imitation",

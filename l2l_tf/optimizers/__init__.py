@@ -5,6 +5,7 @@ from l2l_tf.optimizers.blocked import Blocked
 from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM, KernelwiseLSTM
 from l2l_tf.optimizers.gate_lstm import ConstantGates, GateLSTM
 from l2l_tf.optimizers.general_rule import GeneralRule
+from l2l_tf.optimizers.global_averaging import GlobalAveragingLSTM
 from l2l_tf.optimizers.hand_designed import (
   SGD,
   Adagrad,

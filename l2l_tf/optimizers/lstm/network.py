@@ -114,13 +114,7 @@ class DeepLSTM(snt.Module):
   @snt.no_name_scope
   def saturation(self, x: tf.Tensor, state: list[LSTMState]) -> dict[str, tf.Tensor]:
     """Returns the fraction of each layer's gates that are within 0.05 of 0 or 1."""
-    _, _, activations = self._run(x, state)
-    is_saturated = lambda gate: tf.cast(tf.abs(gate - 0.5) > 0.45, tf.float32)
-    return {
-      f"lstm_{i}/{name}_gate": tf.reduce_mean(is_saturated(getattr(layer, name)))
-      for i, layer in enumerate(activations, 1)
-      for name in _GATES
-    }
+    return saturation(self._run(x, state)[2])
 
   @snt.no_name_scope
   def _run(self, x, state):
@@ -132,6 +126,16 @@ class DeepLSTM(snt.Module):
       activations.append(layer_activations)
       x = layer_state.hidden
     return x, next_state, activations
+
+
+def saturation(activations: Sequence[cell.Activations]) -> dict[str, tf.Tensor]:
+  """Returns the fraction of each layer's gates that are within 0.05 of 0 or 1."""
+  is_saturated = lambda gate: tf.cast(tf.abs(gate - 0.5) > 0.45, tf.float32)
+  return {
+    f"lstm_{i}/{name}_gate": tf.reduce_mean(is_saturated(getattr(layer, name)))
+    for i, layer in enumerate(activations, 1)
+    for name in _GATES
+  }
 
 
 class _Weights:
