@@ -13,7 +13,9 @@ from l2l_tf.meta.gradients import PES, TruncatedBPTT
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.optimizers import (
+  ALL,
   COORDINATE,
+  GRADIENTS,
   SGD,
   CoordinatewiseLSTM,
   Coupling,
@@ -185,18 +187,19 @@ def trainer(problem, optimizer, **flags):
   )
 
 
-def together_and_alone(run, optimizer):
+def together_and_alone(run, optimizer, method=TruncatedBPTT()):  # noqa: B008
   """The first window of three tasks, and that of each by itself."""
-  groups, running, carries, states = run._start(0)
+  steps, running = tf.constant(6), execution.with_roles(run.problem, optimizer)
+  groups, stacked, carries, states = run._start(0, total_steps=steps)
   observe = lambda *_: ()
   window, _, _ = run._windows(
-    groups, running, carries, states, SEED, 3, observe, run.objective
+    groups, stacked, carries, states, SEED, 3, observe, run.objective
   )
 
   @tf.function(autograph=False)
   def single(key):
-    task, carry = unroll.start(run.problem, optimizer, key)
-    return TruncatedBPTT()(run.problem, optimizer, task, carry, 3, observe)[0]
+    task, carry = unroll.start(run.problem, running, key, method.evaluate, steps)
+    return method(run.problem, running, task, carry, 3, observe)[0]
 
   return window, [single(key) for key in KEYS]
 
@@ -279,15 +282,6 @@ def test_few_coordinates_stay_in_one_group(monkeypatch):
   assert len(trainer(Quadratic(128, 10), lstm())._start(0)[0]) == 5
 
 
-def test_a_partition_runs_its_tasks_one_by_one():
-  problem = Polynomial(4, 8)
-  optimizer = Partition([(Where(), linear())], problem.parameters())
-  run = trainer(problem, optimizer, meta_batch_size=2)
-  metrics = run.train_episode(0)
-  assert len(run._start(0)[0]) == 2
-  assert np.all(np.isfinite(metrics["losses"])) and not metrics["skipped"].any()
-
-
 def test_losses_and_sizes_are_per_task():
   one = trainer(digits_mlp(), lstm()).train_episode(0)
   four = trainer(digits_mlp(), lstm(), meta_batch_size=4).train_episode(0)
@@ -326,6 +320,16 @@ class Fixed(Optimizer):
     return [-0.1 * g + 0.0 * self.unused for g in grads], state
 
 
+class FixedAndStacked(Fixed):
+  """The same, for a whole meta-batch at once."""
+
+  jit_compile = True
+  reads = {GRADIENTS}
+
+  def __init__(self):
+    super().__init__(ALL)
+
+
 PROBLEMS_OF_TASKS = {
   "quadratics": lambda: Quadratic(2, 3),
   "polynomials": lambda: Polynomial(4, 8),
@@ -341,7 +345,7 @@ def test_the_tasks_do_not_depend_on_how_they_are_run(
 ):
   problem = PROBLEMS_OF_TASKS[name]()
   partition = lambda: Partition([(Where(), Fixed(COORDINATE))], problem.parameters())
-  makers = [lambda c=c: Fixed(c) for c in Coupling] + [partition]
+  makers = [lambda c=c: Fixed(c) for c in Coupling] + [partition, FixedAndStacked]
   stacked = lambda: Fixed(COORDINATE)
   curves = []
   monkeypatch.setattr(execution, "_MIN_GROUP", 1)
@@ -359,9 +363,8 @@ def test_every_optimizer_meets_the_tasks_that_the_keys_name(name):
   problem, optimizer = Recorded(shapes), make()
   keys = seeds.split(SEED, 3)
   groups = execution.groups(problem, optimizer, keys)
-  first = sum(
-    float(unroll.begin(p, optimizer, task, params).loss) for p, task, params in groups
-  )
+  running = execution.stacked(problem, optimizer, groups[0])
+  first = sum(float(unroll.begin(p, running, *drawn).loss) for p, *drawn in groups)
   alone = [float(unroll.start(problem, optimizer, key)[1].loss) for key in keys]
   assert first == pytest.approx(sum(alone), rel=1e-5)
 

@@ -16,6 +16,7 @@ from l2l_tf.meta import unroll
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import COORDINATE, LOSS, Blocked, Optimizer
 from l2l_tf.optimizers.compiled import Compiled
+from l2l_tf.optimizers.stacked import Stacked
 from l2l_tf.problems import Problem, TaskBatch
 
 _BLOCK = 1 << 13  # coordinates; the fastest of 2^12 to 2^14 on two cores
@@ -100,12 +101,26 @@ def uncompiled(optimizer: Optimizer) -> Optimizer:
 def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
   """Whether several tasks can share one call, and one loss, the sum of theirs.
 
-  An optimizer that reads the loss would read that sum, and a learned start has the
-  shapes of one task.
+  An optimizer that reads the loss would read that sum, and a learned start of the
+  parameters has the shapes of one task. One that couples coordinates is vectorised over
+  the tasks, which needs operations that are known to TensorFlow, as they are to XLA.
   """
   is_sum = objective.is_weighted_sum and not objective.clips_tasks
-  is_apart = optimizer.coupling == COORDINATE and not optimizer.learns_start
+  can_stack = optimizer.coupling == COORDINATE or optimizer.jit_compile
+  is_apart = can_stack and not optimizer.learns_initial_params
   return is_apart and LOSS not in optimizer.reads and is_sum
+
+
+def stacked(problem: Problem, optimizer: Optimizer, group: Group) -> Optimizer:
+  """Returns what moves a group's tasks, each by itself.
+
+  Args:
+    problem: of each task.
+    optimizer: that moves one task.
+    group: from `groups`, given these two.
+  """
+  is_one = group.problem is problem or optimizer.coupling == COORDINATE
+  return optimizer if is_one else Stacked(optimizer)
 
 
 def groups(
@@ -117,8 +132,9 @@ def groups(
 ) -> list[Group]:
   """Draws the tasks that the keys name, in groups that can run side by side.
 
-  Tasks whose coordinates are independent of each other are stacked, then split into as
-  many groups as there are cores for.
+  Tasks are stacked, if `stacks` says so, then split into as many groups as there are
+  cores for. `stacked` returns what moves a group. A single task is split where its
+  coordinates are independent of each other.
 
   Args:
     problem: the distribution of tasks.
@@ -127,7 +143,8 @@ def groups(
     most: groups, if that is to be limited further.
     objective: the meta-loss.
   """
-  if not stacks(optimizer, objective):
+  is_whole = len(keys) == 1 and optimizer.coupling != COORDINATE
+  if is_whole or not stacks(optimizer, objective):
     return [Group(problem, *unroll.draw(problem, key)) for key in keys]
   if len(keys) > 1:
     problem, key = TaskBatch(problem, len(keys)), tf.stack(keys)

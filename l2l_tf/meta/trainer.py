@@ -226,9 +226,10 @@ class MetaTrainer(tf.Module):
       self.problem, self._learner, keys, most_groups, self.objective
     )
     problem, _, params = groups[0]
-    arrange = self.meta_gradient.arranged
-    objective, whole = self.objective, self._jit_compile
-    optimizer = arrange(problem, self._learner, params, objective, whole)
+    learner = execution.stacked(self.problem, self._learner, groups[0])
+    optimizer = self.meta_gradient.arranged(
+      problem, learner, params, self.objective, self._jit_compile
+    )
     evaluate = self.meta_gradient.evaluate
     carries = [
       unroll_lib.begin(p, optimizer, t, x, evaluate, total_steps) for p, t, x in groups

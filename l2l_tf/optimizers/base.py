@@ -114,6 +114,11 @@ class Optimizer(snt.Module, abc.ABC):
 
     An optimizer whose `initial_state` depends on phi overrides this property.
     """
+    return self.learns_initial_params
+
+  @property
+  def learns_initial_params(self) -> bool:
+    """Whether `initial_params` is not the identity: it has the shapes of one task."""
     return type(self).initial_params is not Optimizer.initial_params
 
   @abc.abstractmethod

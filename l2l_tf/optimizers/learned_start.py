@@ -74,6 +74,10 @@ class LearnedStart(Wrapper):
   def learns_start(self) -> bool:
     return True
 
+  @property
+  def learns_initial_params(self) -> bool:
+    return True
+
   def begin_at(self, values: Sequence[tf.Tensor]) -> "LearnedStart":
     """Sets c_0, in place, and returns this optimizer.
 

@@ -169,6 +169,10 @@ class Partition(base.Optimizer):
     return any(member.learns_start for member in self._members)
 
   @property
+  def learns_initial_params(self) -> bool:
+    return any(member.learns_initial_params for member in self._members)
+
+  @property
   def has_horizon(self) -> bool:
     return any(member.has_horizon for member in self._members)
 

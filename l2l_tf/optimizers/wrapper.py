@@ -38,6 +38,10 @@ class Wrapper(base.Optimizer):
   def learns_start(self) -> bool:
     return self.inner.learns_start
 
+  @property
+  def learns_initial_params(self) -> bool:
+    return self.inner.learns_initial_params
+
   def initial_params(self, params):
     return self.inner.initial_params(params)
 
