@@ -130,7 +130,7 @@ def assert_same(problem, optimizer, objective, after=0, rtol=1e-9):
 @pytest.mark.parametrize("objective", ["sum", "last", "weights"])
 def test_it_is_what_a_tape_finds(name, objective):
   rtol = 1e-4 if name == "a rule with a horizon" else 1e-9  # float32 inside
-  optimizer = execution.with_roles(quadratic(), MAKE[name]())
+  optimizer = execution.prepared(quadratic(), MAKE[name]())
   assert_same(quadratic(), optimizer, OBJECTIVES[objective], rtol=rtol)
 
 

@@ -5,18 +5,23 @@ import pytest
 import tensorflow as tf
 from test_task_batch import lstm, together_and_alone, trainer
 
+import l2l_tf
 from l2l_tf import cores, seeds
+from l2l_tf.evaluation.runner import Runner
 from l2l_tf.meta import execution
 from l2l_tf.meta.gradients import TruncatedBPTT
+from l2l_tf.meta.imitation import Imitating
 from l2l_tf.optimizers import (
   ALL,
   SGD,
+  Blocked,
   GeneralRule,
   GlobalAveragingLSTM,
   Partition,
   RNNprop,
   Where,
 )
+from l2l_tf.optimizers.compiled import Compiled
 from l2l_tf.optimizers.stacked import Stacked
 from l2l_tf.problems import Problem, Quadratic
 
@@ -131,3 +136,55 @@ def test_stacked_tasks_have_their_own_state_schedule_and_diagnostics():
   state = rule.initial_state(grads)
   rates = [rule.decay_rate(rule.with_total_steps(state, n)) for n in (2, 2000)]
   assert rates[0] != rates[1]
+
+
+class Uneven(Quadratic):
+  """Its second task is another one."""
+
+  def __init__(self, *sizes):
+    super().__init__(*sizes)
+    self.num_tasks = 2
+
+  def init(self, seed):
+    params, (w, y) = super().init(seed)
+    return params, [w, y + tf.constant([[0.0], [5.0]], y.dtype)]
+
+
+@pytest.mark.parametrize(
+  "make",
+  [lambda: GlobalAveragingLSTM((4,), averaged=2), LearnedState],
+  ids=["averages", "learned state"],
+)
+def test_tasks_that_a_problem_holds_do_not_see_each_other(make):
+  optimizer = make()
+  curves = [
+    Runner(problem, optimizer, num_steps=5)(0, seeds.EVALUATION, 1).losses
+    for problem in (Quadratic(2, 3), Uneven(2, 3))
+  ]
+  np.testing.assert_allclose(curves[0][0], curves[1][0], rtol=1e-5)
+  assert not np.allclose(curves[0][1], curves[1][1], rtol=0.1)
+  trained = l2l_tf.MetaTrainer(Quadratic(2, 3), optimizer, num_steps=5, unroll_length=5)
+  assert isinstance(trained._learner, Stacked)
+
+
+@pytest.mark.parametrize(
+  "problem, optimizer",
+  [
+    (Quadratic(1, 3), GlobalAveragingLSTM()),
+    (Quadratic(2, 3), SGD(0.1)),
+    (Quadratic(2, 3), lstm()),
+    (Curved(), GlobalAveragingLSTM()),
+  ],
+  ids=["one task", "no coupling", "LSTM", "other problem"],
+)
+def test_what_couples_no_tasks_is_run_as_it_is(problem, optimizer):
+  assert execution.prepared(problem, optimizer) is optimizer
+
+
+def test_xla_does_not_compile_the_way_back_of_what_is_vectorised():
+  """It took what the forward pass computes for constants, and compiled every window."""
+  stacked = Stacked(GlobalAveragingLSTM())
+  for optimizer in (stacked, Imitating(stacked, SGD(0.1)), Compiled(stacked)):
+    assert not execution.compiles_way_back(optimizer)
+  for optimizer in (stacked.inner, Compiled(stacked.inner), Blocked(lstm(), 4)):
+    assert execution.compiles_way_back(optimizer)

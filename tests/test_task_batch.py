@@ -189,7 +189,7 @@ def trainer(problem, optimizer, **flags):
 
 def together_and_alone(run, optimizer, method=TruncatedBPTT()):  # noqa: B008
   """The first window of three tasks, and that of each by itself."""
-  steps, running = tf.constant(6), execution.with_roles(run.problem, optimizer)
+  steps, running = tf.constant(6), execution.prepared(run.problem, optimizer)
   groups, stacked, carries, states = run._start(0, total_steps=steps)
   observe = lambda *_: ()
   window, _, _ = run._windows(

@@ -46,7 +46,7 @@ def measure(
     [num_steps, len(QUANTILES)], means of the draws' quantiles; zero where a gradient
     has no other entries.
   """
-  optimizer = execution.with_roles(problem, optimizer)
+  optimizer = execution.prepared(problem, optimizer)
 
   def run(key):
     task, carry = unroll_lib.start(problem, optimizer, key, total_steps=num_steps)

@@ -52,7 +52,7 @@ class Runner:
       progress: is told the steps of each draw once they are done.
     """
     self._problem = problem
-    self._optimizer = execution.with_roles(problem, optimizer)
+    self._optimizer = execution.prepared(problem, optimizer)
     self._num_steps = num_steps
     self._progress = progress
     compiled = {"autograph": False, "jit_compile": jit_compile}

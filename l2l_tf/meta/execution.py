@@ -14,9 +14,10 @@ import tensorflow as tf
 from l2l_tf import cores
 from l2l_tf.meta import unroll
 from l2l_tf.meta.objective import MetaObjective
-from l2l_tf.optimizers import COORDINATE, LOSS, Blocked, Optimizer
+from l2l_tf.optimizers import ALL, COORDINATE, LOSS, Blocked, Optimizer
 from l2l_tf.optimizers.compiled import Compiled
 from l2l_tf.optimizers.stacked import Stacked
+from l2l_tf.optimizers.wrapper import Wrapper
 from l2l_tf.problems import Problem, TaskBatch
 
 _BLOCK = 1 << 13  # coordinates; the fastest of 2^12 to 2^14 on two cores
@@ -33,15 +34,17 @@ class Group(NamedTuple):
   params: list[tf.Tensor]  # theta_0
 
 
-def with_roles(problem: Problem, optimizer: Optimizer) -> Optimizer:
-  """Tells an optimizer that distinguishes parameters which ones the problem has.
+def prepared(problem: Problem, optimizer: Optimizer) -> Optimizer:
+  """Returns the optimizer as it is to be run on a problem.
 
-  Others are returned as they are: to describe its parameters a problem may have to draw
-  some.
+  One that distinguishes parameters is told which ones the problem has; others are not:
+  to describe its parameters a problem may have to draw some. One that couples all
+  coordinates moves each of a problem's independent tasks by itself.
   """
-  if not optimizer.distinguishes_parameters:
-    return optimizer
-  return optimizer.with_parameters(problem.parameters())
+  if optimizer.distinguishes_parameters:
+    return optimizer.with_parameters(problem.parameters())
+  couples_tasks = problem.num_tasks > 1 and optimizer.coupling == ALL
+  return Stacked(optimizer) if couples_tasks and _can_stack(optimizer) else optimizer
 
 
 def compiles_loop(problem: Problem, optimizer: Optimizer) -> bool:
@@ -98,6 +101,16 @@ def uncompiled(optimizer: Optimizer) -> Optimizer:
   return optimizer
 
 
+def compiles_way_back(optimizer: Optimizer) -> bool:
+  """Whether XLA compiles the derivatives of an optimizer's step.
+
+  It would compile those of a step that is vectorised over tasks anew for all values.
+  """
+  if isinstance(optimizer, Wrapper):
+    return not isinstance(optimizer, Stacked) and compiles_way_back(optimizer.inner)
+  return optimizer.jit_compile
+
+
 def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
   """Whether several tasks can share one call, and one loss, the sum of theirs.
 
@@ -106,9 +119,13 @@ def stacks(optimizer: Optimizer, objective: MetaObjective) -> bool:
   the tasks, which needs operations that are known to TensorFlow, as they are to XLA.
   """
   is_sum = objective.is_weighted_sum and not objective.clips_tasks
-  can_stack = optimizer.coupling == COORDINATE or optimizer.jit_compile
-  is_apart = can_stack and not optimizer.learns_initial_params
-  return is_apart and LOSS not in optimizer.reads and is_sum
+  return is_sum and _can_stack(optimizer)
+
+
+def _can_stack(optimizer: Optimizer) -> bool:
+  can_be_vectorised = optimizer.coupling == COORDINATE or optimizer.jit_compile
+  is_apart = can_be_vectorised and not optimizer.learns_initial_params
+  return is_apart and LOSS not in optimizer.reads
 
 
 def stacked(problem: Problem, optimizer: Optimizer, group: Group) -> Optimizer:

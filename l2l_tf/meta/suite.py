@@ -202,7 +202,7 @@ class SuiteTrainer(tf.Module):
     with self._lock:  # Threads share them.
       if name not in self._episodes:
         problem = self._problems[name]
-        optimizer = execution.with_roles(problem, self.optimizer)
+        optimizer = execution.prepared(problem, self.optimizer)
         run = lambda *arguments: _run_episode(problem, optimizer, *arguments)
         self._episodes[name] = (
           tf.function(run, jit_compile=problem.jit_compile, autograph=False),

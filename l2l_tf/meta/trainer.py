@@ -111,7 +111,7 @@ class MetaTrainer(tf.Module):
     self._meta_batch_size = meta_batch_size
     self.objective = _objective(objective, meta_gradient, relative_loss, clip_norm)
     self._jit_compile = jit_compile
-    known = execution.with_roles(problem, optimizer)
+    known = execution.prepared(problem, optimizer)
     self._learner = imitating(known, self.objective.imitation)
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
     self._meta_state = self.meta_optimizer.initial_state(phi)

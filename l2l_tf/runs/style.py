@@ -122,7 +122,7 @@ class Painter:
       optimizer: learned or hand-designed.
     """
     self._problem = problem
-    self._optimizer = execution.with_roles(problem, optimizer)
+    self._optimizer = execution.prepared(problem, optimizer)
     self._step = tf.function(self._stepped, autograph=False)
 
   def __call__(

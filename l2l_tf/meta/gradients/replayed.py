@@ -87,7 +87,8 @@ class ReplayedBPTT(MetaGradient):
     )
     with tf.name_scope("meta_gradient"):
       back = functools.partial(_back, execution.uncompiled(optimizer))
-      back = tf.function(back, jit_compile=True, autograph=False)
+      compiled = execution.compiles_way_back(optimizer)
+      back = tf.function(back, jit_compile=compiled, autograph=False)
       gradient, first = back(before, weights, last)
       if optimizer.learns_start:
         gradient = _with_start(optimizer, carry, first, gradient)

@@ -12,6 +12,7 @@ from l2l_tf.meta.gradients.recorded import RecordedBPTT
 from l2l_tf.meta.gradients.replayed import ReplayedBPTT
 from l2l_tf.meta.gradients.taped import TapedBPTT
 from l2l_tf.meta.objective import MetaObjective, Weights, all_ones
+from l2l_tf.optimizers import ALL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,12 @@ class TruncatedBPTT(MetaGradient):
     """Returns which of the three ways is taken."""
     # A spelled-out unroll is for looking at: there the tape's own graph is wanted.
     is_plain = not self.second_derivatives and self.unroll is unroll_lib.unroll
-    if is_plain and RecordedBPTT.serves(problem, optimizer, objective):
-      return RecordedBPTT()
-    if is_plain and ReplayedBPTT.serves(problem, optimizer, objective):
-      return ReplayedBPTT()
+    ways = [RecordedBPTT, ReplayedBPTT] if is_plain else []
+    if optimizer.coupling == ALL:  # None of these has back-propagation of its own.
+      ways.reverse()
+    for way in ways:
+      if way.serves(problem, optimizer, objective):
+        return way()
     return self._taped
 
   def arranged(self, problem, optimizer, params, objective, is_compiled=False):
