@@ -26,6 +26,7 @@ _PUBLIC = {
   "MetaObjective": "meta.objective",
   "MetaTrainer": "meta.trainer",
   "NRES": "meta.gradients",
+  "NTMBFGS": "optimizers",
   "Optimizer": "optimizers",
   "PES": "meta.gradients",
   "Partition": "optimizers",

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from l2l_tf import optimizers, registry
 from l2l_tf.optimizers import (
+  NTMBFGS,
   SGD,
   Adagrad,
   Adam,
@@ -61,6 +62,8 @@ EVERY = [
   lambda: CoordinatewiseLSTM((2,), Identity(3.0), seed=2**40, dtype="bfloat16"),
   lambda: CoordinatewiseLSTM((), "identity", dtype="float16"),
   lambda: GlobalAveragingLSTM((3, 2), "clamp", 0.1, seed=4, averaged=1),
+  lambda: NTMBFGS((3, 2), "clamp", 0.1, seed=4, averaged=1, memory="dense"),
+  lambda: NTMBFGS((3,), averaged=2, dense_limit=0, history=4, dtype="float64"),
   lambda: RNNprop((3, 2), 0.8, 0.9, 1e-9, 0.2, (10, 1e3), seed=6, dtype="float64"),
   lambda: RNNprop((2,), initializer="zeros", dtype="bfloat16"),
   lambda: RNNprop((2,), block=3),

@@ -13,6 +13,7 @@ from l2l_tf.meta.gradients import TruncatedBPTT
 from l2l_tf.meta.imitation import Imitating
 from l2l_tf.optimizers import (
   ALL,
+  NTMBFGS,
   SGD,
   Blocked,
   GeneralRule,
@@ -66,6 +67,7 @@ def partition_of_lstms():
 
 COUPLED = {
   "averages": lambda: GlobalAveragingLSTM((3,), "log_and_sign", 0.1, averaged=2),
+  "memory": lambda: NTMBFGS((3,), "log_and_sign", 0.1, averaged=2),
   "general rule": GeneralRule,
   "rnnprop with blocks": lambda: RNNprop((3,), block=2, time_scales=(3,)),
   "partition": partition_of_lstms,

@@ -16,6 +16,7 @@ from l2l_tf.optimizers.hand_designed import (
 )
 from l2l_tf.optimizers.hierarchical import HierarchicalRNN
 from l2l_tf.optimizers.learned_start import LearnedStart
+from l2l_tf.optimizers.ntm_bfgs import NTMBFGS
 from l2l_tf.optimizers.partition import Partition, Where
 from l2l_tf.optimizers.rnnprop import RNNprop
 from l2l_tf.optimizers.traits import (

@@ -69,7 +69,7 @@ class ColumnwiseLSTM(base.Optimizer):
     }
     self._num_rows = num_rows
     self._output_scale = output_scale
-    num_features = _num_features(preprocess, self._dtype)
+    num_features = num_features_of(preprocess, self._dtype)
     self._network = network.DeepLSTM(
       num_rows * num_features, num_rows, layers, initializer, seed, self._dtype
     )
@@ -292,7 +292,7 @@ def check_dtype(dtype: str) -> tf.DType:
   return tf.as_dtype(dtype)
 
 
-def _num_features(preprocess: preprocess_lib.Preprocess, dtype: tf.DType) -> int:
+def num_features_of(preprocess: preprocess_lib.Preprocess, dtype: tf.DType) -> int:
   shape = preprocess(tf.zeros([2], dtype)).shape
   if len(shape) != 2 or shape[0] != 2:
     raise ValueError(
