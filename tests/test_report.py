@@ -105,6 +105,17 @@ def test_the_best_baseline_and_one_that_never_reaches_it():
   assert (sgd.ratio_to_best, sgd.steps_to_best) == (2.0, None)
 
 
+def test_a_baseline_without_a_rate_may_be_the_best():
+  bfgs = curves([4, 1, 0.25], [4, 1, 0.75], accuracy=[0.5, 0.5])
+  given = {**hand_made(), "BFGS": bfgs._replace(without_rate=True)}
+  found = row("BFGS", given)
+  assert (found.learning_rate, found.ratio_to_best) == (None, 1.0)
+  assert row("Adam", given).ratio_to_best == 3.0
+  assert row("lstm", {**hand_made(), "other": bfgs}).ratio_to_best == 1 / 1.5
+  (line,) = [x for x in table(summarize(given)).splitlines() if x.startswith("BFGS")]
+  assert line.split()[:3] == ["BFGS", "-", "0.5"]
+
+
 def test_the_median_is_not_the_mean():
   given = {"it": curves([1.0], [1.0], [10.0])}
   assert row("it", given).median_final_loss == 1.0

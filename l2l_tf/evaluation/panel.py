@@ -23,7 +23,6 @@ from l2l_tf.problems import Problem
 from l2l_tf.problems.fingerprint import differ, fingerprint
 from l2l_tf.storage import export, files
 
-LBFGS = "L-BFGS"
 _HELD_OUT = "held_out/"
 _COMPILED = 50  # steps of a run from which compiling it by XLA repays
 _MEASURED = 4  # draws whose gradients are measured; they differ little
@@ -74,7 +73,7 @@ class Panel:
     A search for a learning rate may turn out to be longer, by rates beyond the grid.
     """
     runs = self._num_draws
-    if name not in (None, LBFGS):
+    if name is not None and name not in quasi_newton.METHODS:
       grid = baselines.start_of_search(name, self._per_decade)
       runs += len(grid) * self._num_tuning_draws
     return runs * self._num_steps
@@ -111,16 +110,21 @@ class Panel:
     """Runs a baseline at its best learning rate, or reads what was found.
 
     Args:
-      name: in `baselines.BASELINES`, or `LBFGS`, which has no rate.
+      name: in `baselines.BASELINES`, or in `quasi_newton.METHODS`, without a rate.
       progress: is told of all steps while they are run; here and above.
     """
-    tuned = [] if name == LBFGS else [self._num_tuning_draws, self._per_decade]
-    run = self._minimized if name == LBFGS else lambda p: self._tuned(name, p)
-    return _curves(self._once(name, tuned, lambda: _arrays(run(progress))))
+    if name in quasi_newton.METHODS:
+      found = self._once(name, [], lambda: _arrays(self._minimized(name, progress)))
+      # Earlier versions stored a rate.
+      return _curves(found)._replace(learning_rate=None, without_rate=True)
+    tuned = [self._num_tuning_draws, self._per_decade]
+    run = lambda: _arrays(self._tuned(name, progress))
+    return _curves(self._once(name, tuned, run))
 
-  def _minimized(self, progress: Progress) -> Curves:
+  def _minimized(self, name: str, progress: Progress) -> Curves:
     counts = self._num_steps, self._num_draws, self._seed, seeds.EVALUATION
-    return quasi_newton.run(self._problem, *counts, progress)
+    method = quasi_newton.METHODS[name]
+    return quasi_newton.run(self._problem, *counts, progress, method)
 
   def _run(self, optimizer: Optimizer, progress: Progress) -> Curves:
     compiled = self._repays and execution.compiles_loop(self._problem, optimizer)

@@ -77,7 +77,7 @@ def _styles(plots: Sequence[Plot]) -> dict[str, dict]:
   found: dict[str, dict] = {}
   for plot in plots:
     for name, curves in plot.curves.items():
-      is_learned = curves.learning_rate is None
+      is_learned = not curves.is_baseline
       line = "-" if is_learned else "--"
       width = 2.4 if is_learned else 1.3
       color = _COLORS[len(found) % len(_COLORS)]

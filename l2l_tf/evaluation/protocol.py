@@ -2,7 +2,8 @@
 
 Learned and hand-designed optimizers run through the same unroll, on the same draws of
 a problem, with the same mini-batches and number of steps. A baseline's learning rate
-is selected on draws from another seed branch than the reported ones.
+is selected on draws from another seed branch than the reported ones. Quasi-Newton
+methods have no rate; each of their evaluations of the loss counts as a step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 import tqdm
 
 from l2l_tf import optimizers, seeds
-from l2l_tf.evaluation import tuning
+from l2l_tf.evaluation import quasi_newton, tuning
 from l2l_tf.evaluation.baselines import BASELINES, LEARNING_RATES
 from l2l_tf.evaluation.runner import Curves, Runner
 from l2l_tf.problems import Problem
+
+# A function of a learning rate, or what needs none.
+Baseline = Callable[..., optimizers.Optimizer] | quasi_newton.Method
 
 
 def compare(
@@ -22,7 +26,7 @@ def compare(
   num_steps: int = 100,
   num_draws: int = 8,
   seed: int = 0,
-  baselines: Mapping[str, Callable[..., optimizers.Optimizer]] = BASELINES,
+  baselines: Mapping[str, Baseline] = BASELINES,
   num_tuning_draws: int = 8,
   learning_rates: Sequence[float] = LEARNING_RATES,
 ) -> dict[str, Curves]:
@@ -42,8 +46,9 @@ def compare(
     num_draws: draws of the problem to report on. A draw of quadratics holds a whole
       batch of tasks, a draw of most other problems a single task.
     seed: seed of all draws; those for tuning come from another branch of it.
-    baselines: functions of a learning rate, by name; each runs at the rate that has
-      the lowest mean loss after the last step.
+    baselines: functions of a learning rate, by name, each of which runs at the rate
+      that has the lowest mean loss after the last step; also `quasi_newton.BFGS` and
+      `LBFGS`, which have none.
     num_tuning_draws: draws on which each rate of the grid runs.
     learning_rates: the grid; a single rate is used without tuning.
 
@@ -53,7 +58,8 @@ def compare(
 
   Raises:
     ValueError: for a count below one, a learning rate that is not positive and
-      finite, or a baseline that always diverges.
+      finite, a baseline that always diverges, or a problem that a quasi-Newton method
+      cannot minimize.
   """
   for name, count in [
     ("num_steps", num_steps),
@@ -66,6 +72,9 @@ def compare(
     raise ValueError(
       f"learning_rates={learning_rates} must be positive, finite numbers, at least one."
     )
+  for method in baselines.values():
+    if isinstance(method, quasi_newton.Method):
+      quasi_newton.check(problem, method)
   curves = {}
   with tqdm.tqdm(total=len(learned) + len(baselines), desc="Evaluating") as bar:
     for name, optimizer in learned.items():
@@ -73,18 +82,23 @@ def compare(
       runner = Runner(problem, optimizer, num_steps)
       curves[name] = runner(seed, seeds.EVALUATION, num_draws)
       bar.update()
-    for name, make in baselines.items():
-      bar.set_postfix_str(f"tuning {name}")
-      tuned = tuning.tune(
-        problem,
-        make,
-        learning_rates,
-        [num_steps],
-        tuning.last_step_loss,
-        num_draws=num_draws,
-        num_tuning_draws=num_tuning_draws,
-        seed=seed,
-      )
-      curves[name] = tuned[num_steps]
+    for name, baseline in baselines.items():
+      if isinstance(baseline, quasi_newton.Method):
+        bar.set_postfix_str(name)
+        counts = num_steps, num_draws, seed, seeds.EVALUATION
+        curves[name] = quasi_newton.run(problem, *counts, method=baseline)
+      else:
+        bar.set_postfix_str(f"tuning {name}")
+        tuned = tuning.tune(
+          problem,
+          baseline,
+          learning_rates,
+          [num_steps],
+          tuning.last_step_loss,
+          num_draws=num_draws,
+          num_tuning_draws=num_tuning_draws,
+          seed=seed,
+        )
+        curves[name] = tuned[num_steps]
       bar.update()
   return curves

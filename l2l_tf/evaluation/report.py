@@ -106,8 +106,7 @@ def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
 def summarize(curves: Mapping[str, Curves]) -> list[Row]:
   """Reduces each optimizer's curves to a row of the table.
 
-  Optimizers with a learning rate are baselines; the best baseline is the one with the
-  lowest finite final loss.
+  The best baseline is the one with the lowest finite final loss.
 
   >>> curves = compare(Simple(), {"RNNprop": RNNprop((5,))}, num_steps=5, num_draws=1,
   ...                  baselines={"SGD": SGD}, learning_rates=[0.25])
@@ -115,9 +114,7 @@ def summarize(curves: Mapping[str, Curves]) -> list[Row]:
   {'RNNprop': None, 'SGD': 0.25}
   """
   finals = [
-    c.losses[:, -1].mean(dtype=np.float64)
-    for c in curves.values()
-    if c.learning_rate is not None
+    c.losses[:, -1].mean(dtype=np.float64) for c in curves.values() if c.is_baseline
   ]
   best = min((f for f in finals if np.isfinite(f)), default=None)
   return [_row(name, c, best) for name, c in curves.items()]
@@ -206,7 +203,7 @@ def plot(
 ) -> pathlib.Path:
   """Writes `summary.csv`, `curves.csv` and `curves.png`; returns the plot's path.
 
-  Learned optimizers, those without a learning rate, are drawn as solid lines.
+  Baselines are drawn as dashed lines, others as solid ones.
 
   >>> curves = compare(Simple(), {"RNNprop": RNNprop((5,))}, num_steps=5, num_draws=1,
   ...                  baselines={"SGD": SGD}, learning_rates=[0.25])
@@ -217,7 +214,7 @@ def plot(
     WriteError: if a file cannot be written.
   """
   _, curves_csv = write(curves, directory)
-  learned = {name for name, c in curves.items() if c.learning_rate is None}
+  learned = {name for name, c in curves.items() if not c.is_baseline}
   path = curves_csv.with_name("curves.png")
   plots.save(plots.learning_curves(curves_csv, learned, title), path)
   return path

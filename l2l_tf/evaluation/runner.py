@@ -29,6 +29,12 @@ class Curves(NamedTuple):
   losses: np.ndarray  # [num_tasks, num_steps + 1], f(theta_t); all tasks of all draws
   held_out: dict[str, np.ndarray]  # each [num_draws], at the last step
   learning_rate: float | None = None  # that was selected for a baseline
+  without_rate: bool = False  # whether it is a baseline that has no learning rate
+
+  @property
+  def is_baseline(self) -> bool:
+    """Whether it is of a baseline, with or without a learning rate."""
+    return self.without_rate or self.learning_rate is not None
 
 
 class Runner:
