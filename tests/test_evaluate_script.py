@@ -54,6 +54,8 @@ def test_an_evaluation_tunes_what_says_no_rate_and_runs_the_rest_as_it_is(
 ):
   texts = (
     "sgd",
+    "l-bfgs",
+    "BFGS",
     "Momentum( momentum=0.5 )",
     "SGD(learning_rate=0.25)",
     "RNNprop((2, 3))",
@@ -67,7 +69,7 @@ def test_an_evaluation_tunes_what_says_no_rate_and_runs_the_rest_as_it_is(
   rates = {row["optimizer"]: row["learning_rate"] for row in rows(path / "summary.csv")}
   assert {k for k, rate in rates.items() if rate} == {"SGD", "Momentum(momentum=0.5)"}
   assert {k for k, rate in rates.items() if not rate} == {
-    "SGD(learning_rate=0.25)", "RNNprop((2, 3))"
+    "SGD(learning_rate=0.25)", "RNNprop((2, 3))", "BFGS", "L-BFGS"
   }  # fmt: skip
   again = forks.run("evaluate", f"--flagfile={path / 'flags.txt'}", cwd=tmp_path)
   assert again.out == ended.out

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 from processes import COMMAND, cold
 
-from l2l_tf.evaluation import protocol
+from l2l_tf.evaluation import protocol, quasi_newton
 from l2l_tf.runs import settings
 from l2l_tf.runs.vocabulary import KINDS, listing
 
@@ -236,6 +236,19 @@ def test_help_explains_each_flag_at_once(light_forks, script, flags):
 
 def test_the_flags_know_the_baselines_that_there_are():
   assert list(settings.BASELINES) == list(protocol.BASELINES)
+  assert list(settings.QUASI_NEWTON) == list(quasi_newton.METHODS)
+
+
+def test_help_says_how_quasi_newton_methods_are_counted(light_forks):
+  shown = " ".join(light_forks.run("evaluate", "--help").out.split())
+  limit = int(quasi_newton.BFGS.most_coordinates)
+  for told in (
+    "BFGS and L-BFGS, by SciPy, have no learning rate: each evaluation of loss and"
+    " gradient counts as a step",
+    "minimize the loss on the first one, as a line search needs one function",
+    f"BFGS takes up to {limit:,} parameters",
+  ):
+    assert told in shown
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,8 @@ def test_a_problem_of_ones_own_starts_from_its_recipe(tmp_path):
 @pytest.mark.parametrize("text", ["Lion", "", "adams"])
 def test_what_is_no_baseline_is_one_sentence(text):
   check_baseline("adam")
+  check_baseline("bfgs")
+  check_baseline("L-BFGS")
   check_baseline("Momentum(momentum=0.5)")
   with pytest.raises(ValueError, match=r"is none of SGD, momentum, .* for --path"):
     check_baseline(text)

@@ -6,10 +6,10 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from l2l_tf.evaluation import plots, report
+from l2l_tf.evaluation import plots, quasi_newton, report
 from l2l_tf.evaluation import protocol as evaluate_lib
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
@@ -85,19 +85,21 @@ def load(paths: Sequence[str]) -> dict[str, Optimizer]:
 
 def named(
   texts: Sequence[str],
-) -> tuple[dict[str, Optimizer], dict[str, Callable[..., Optimizer]]]:
-  """Splits baselines and expressions into those to run as they are and those to tune.
+) -> tuple[dict[str, Optimizer], dict[str, evaluate_lib.Baseline]]:
+  """Splits baselines and expressions into optimizers that are made and baselines.
 
   Args:
-    texts: names in `protocol.BASELINES`, and expressions as for l2l-train.
+    texts: names in `protocol.BASELINES` and `quasi_newton.METHODS`, and expressions as
+      for l2l-train.
 
   Returns:
-    Optimizers that run as they are, by name; and functions of a learning rate, by name:
-    the baselines, and classes that take a learning rate if the expression has none.
+    Optimizers that run as they are, by name; and baselines, by name: those that are
+    named, and classes that take a learning rate if the expression has none.
   """
-  baselines = {name.lower(): name for name in evaluate_lib.BASELINES}
+  everything = {**evaluate_lib.BASELINES, **quasi_newton.METHODS}
+  baselines = {name.lower(): name for name in everything}
   known = [baselines[text.lower()] for text in texts if text.lower() in baselines]
-  tuned = {k: v for k, v in evaluate_lib.BASELINES.items() if k in known}
+  tuned = {k: v for k, v in everything.items() if k in known}
   fixed = {}
   for text in texts:
     if text.lower() in baselines:

@@ -12,6 +12,9 @@ from l2l_tf.runs import presets, vocabulary
 # The names in `protocol.BASELINES`, which cannot be imported without TensorFlow.
 BASELINES = ("SGD", "momentum", "Nesterov", "RMSprop", "Adagrad", "Adam")
 
+# The names in `quasi_newton.METHODS`, for the same reason.
+QUASI_NEWTON = ("BFGS", "L-BFGS")
+
 # The names in `benchmark.contenders.BASELINES`, for the same reason.
 CONTENDERS = (
   "Adam + cosine", "Adam", "AdamW + cosine", "Muon + cosine", "Lion + cosine",
@@ -343,12 +346,13 @@ def check_baseline(text: str, may_be_registered: bool = False) -> None:
     text: the name or the expression.
     may_be_registered: as in `vocabulary.check`.
   """
-  if text.lower() in {name.lower() for name in BASELINES}:
+  known = (*BASELINES, *QUASI_NEWTON)
+  if text.lower() in {name.lower() for name in known}:
     return
   is_known = may_be_registered or text in vocabulary.listing("optimizer")
   if not is_known and "(" not in text and ":" not in text:
     raise ValueError(
-      f"{text!r} is none of {', '.join(BASELINES)}, and no optimizer such as"
+      f"{text!r} is none of {', '.join(known)}, and no optimizer such as"
       " 'Momentum(momentum=0.5)'; exported ones are for --path."
     )
   vocabulary.check(text, "optimizer", may_be_registered)

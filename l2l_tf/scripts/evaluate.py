@@ -4,14 +4,15 @@
 
 All optimizers run through the same loop, on the same tasks and mini-batches, for the
 same number of steps; each baseline's learning rate is selected on other tasks
-than the reported ones. Prints the table, and writes summary.csv, curves.csv,
-curves.png and TensorBoard logs.
+than the reported ones. BFGS and L-BFGS have none; each of their evaluations of the
+loss is a step. Prints the table, and writes summary.csv, curves.csv, curves.png and
+TensorBoard logs.
 """
 
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import BASELINES, EvaluationSettings
+from l2l_tf.runs.settings import BASELINES, QUASI_NEWTON, EvaluationSettings
 from l2l_tf.scripts import launch
 
 flags.DEFINE_string(
@@ -30,7 +31,12 @@ launch.define_expressions(
   "optimizer",
   BASELINES,
   f"Hand-designed optimizers to compare with, separated by commas, of"
-  f" {', '.join(BASELINES)}; empty for none. Others are written as for l2l-train, also"
+  f" {', '.join(BASELINES)}; empty for none. {' and '.join(QUASI_NEWTON)}, by SciPy,"
+  " have no learning rate: each evaluation of loss and gradient counts as a step, and"
+  " the curve shows the best iterate so far; tasks that share a draw are minimized one"
+  " by one; of a problem with mini-batches they minimize the loss on the first one, as"
+  " a line search needs one function, and are reported on those that all others meet."
+  " BFGS takes up to 5,000 parameters. Others are written as for l2l-train, also"
   " of a file of your own; their learning rate is tuned, too, unless it is said, as in"
   " --optimizer='Adam,Momentum(momentum=0.5),SGD(learning_rate=0.1)':\n"
   f"{vocabulary.describe('optimizer')}",
