@@ -193,7 +193,9 @@ def test_what_it_does_not_serve_is_left_to_a_tape(make_problem, optimizer, objec
 
 
 @pytest.mark.parametrize(
-  "make", [GateLSTM, lambda: begun(GateLSTM()), GeneralRule], ids=str
+  "make",
+  [GateLSTM, lambda: begun(GateLSTM()), GeneralRule],
+  ids=["gates", "learned start", "rule"],
 )
 def test_it_is_chosen_for_what_it_serves(make):
   objective = MetaObjective(last_only)
