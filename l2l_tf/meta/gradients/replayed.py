@@ -6,7 +6,8 @@ about: the window is run once without a tape, and what each step of the optimize
 started from is recorded, (g_t, theta_t, h_t, f(theta_t)). From the last step to the
 first, each is then taken again, under a tape of its own, which carries the derivatives
 of the meta-loss from (theta_{t+1}, h_{t+1}) back to (theta_t, h_t), f(theta_t) and phi.
-XLA compiles this loop, whatever the optimizee consists of.
+XLA compiles this loop, whatever the optimizee consists of, unless the optimizer's step
+is vectorised over tasks (`execution.compiles_way_back`).
 """
 
 import dataclasses
