@@ -14,6 +14,7 @@ import tensorflow as tf
 from l2l_tf import optimizers, seeds
 from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
+from l2l_tf.meta.replicas import Replicas
 from l2l_tf.problems import Problem
 
 Progress = Callable[[int], None]  # is told how many steps have been run
@@ -47,6 +48,7 @@ class Runner:
     num_steps: int,
     jit_compile: bool = False,
     progress: Progress = unseen,
+    replicas: Replicas | None = None,
   ):
     """Initializes the runner. The first call traces it; XLA compiles it on request.
 
@@ -56,11 +58,13 @@ class Runner:
       num_steps: of each draw.
       jit_compile: whether XLA compiles it.
       progress: is told the steps of each draw once they are done.
+      replicas: whose processes share out the draws, and all get the results.
     """
     self._problem = problem
     self._optimizer = execution.prepared(problem, optimizer)
     self._num_steps = num_steps
     self._progress = progress
+    self._replicas = Replicas() if replicas is None else replicas
     compiled = {"autograph": False, "jit_compile": jit_compile}
     self._compiled = tf.function(self._run, **compiled)
     # Apart, lest the run is traced and compiled once to select and once to report.
@@ -71,18 +75,30 @@ class Runner:
 
     Held-out data are evaluated on the evaluation branch only.
     """
-    curves, held_out = [], []  # each of the curves: [num_steps + 1, tasks of the draw]
-    for i in range(num_draws):
+    begin, end = self._replicas.own_part(num_draws)
+    is_shared = num_draws >= self._replicas.num_processes
+    indices = range(begin, end) if is_shared else range(num_draws)
+    own = self._on_draws(seed, branch, indices)
+    if is_shared:
+      found = self._replicas.gathered(own, (begin, end), num_draws)
+    else:
+      found = self._replicas.from_chief(own)
+    self._progress((num_draws - len(indices)) * self._num_steps)
+    losses, held_out = tf.nest.map_structure(np.asarray, found)
+    return Curves(np.concatenate(losses), held_out)
+
+  def _on_draws(self, seed: int, branch: int, indices: range):
+    """Returns losses [draws, tasks of a draw, num_steps + 1], and held-out results."""
+    curves, held_out = [], []
+    for i in indices:
       key = seeds.make(seed, branch, i)
       losses, params = self._compiled(key)
-      curves.append(losses)
+      curves.append(losses.numpy().T)
       is_reported = branch == seeds.EVALUATION
       held_out.append(self._held_out(key, params) if is_reported else {})
       self._progress(self._num_steps)
-    return Curves(
-      np.concatenate([curve.numpy().T for curve in curves]),
-      {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]},
-    )
+    values = {k: np.array([float(m[k]) for m in held_out]) for k in held_out[0]}
+    return np.stack(curves), values
 
   def _run(self, seed):
     task, carry = unroll_lib.start(

@@ -111,7 +111,7 @@ class SuiteTrainer(tf.Module):
     """
     super().__init__()
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
-    spread = [stddev] * len(phi) if np.ndim(stddev) == 0 else stddev
+    spread = [stddev] * len(phi) if np.isscalar(stddev) else stddev
     like = lambda s, w: np.broadcast_to(s, w.shape).astype(w.dtype.as_numpy_dtype)
     spread = [like(s, w) for s, w in zip(spread, phi, strict=True)]
     is_spread = all(np.min(s) >= 0 for s in spread) and any(np.any(s) for s in spread)

@@ -4,20 +4,32 @@ Andrychowicz et al. 2016, section 2: phi follows the gradient of the meta-loss,
 computed window by window along the optimizee's trajectory.
 """
 
+import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from l2l_tf import dtypes, seeds
+from l2l_tf import cores, dtypes, seeds
 from l2l_tf.meta import execution
 from l2l_tf.meta import unroll as unroll_lib
 from l2l_tf.meta.curriculum import Curriculum, check_lengths
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT, Window
+from l2l_tf.meta.gradients import lanes as lanes_lib
 from l2l_tf.meta.imitation import imitating
 from l2l_tf.meta.objective import MetaObjective, all_ones
+from l2l_tf.meta.replicas import Replicas, Share
 from l2l_tf.optimizers import Adam, Optimizer
 from l2l_tf.problems import Problem, TaskBatch
+
+
+class _Part(NamedTuple):
+  """What one replica of this process runs."""
+
+  share: Share
+  groups: list[execution.Group]
+  optimizer: Optimizer
+  meta_gradient: MetaGradient
 
 
 class MetaTrainer(tf.Module):
@@ -51,6 +63,7 @@ class MetaTrainer(tf.Module):
     relative_loss: bool = False,
     objective: MetaObjective | None = None,
     curriculum: Curriculum | None = None,
+    strategy: tf.distribute.Strategy | None = None,
   ):
     """Initializes the states of the meta-optimizer and of the meta-gradient.
 
@@ -75,11 +88,16 @@ class MetaTrainer(tf.Module):
       curriculum: the lengths of each episode and its windows, in place of `num_steps`
         and `unroll_length`; these are then its longest ones. With `jit_compile` every
         new length is compiled.
+      strategy: shares out the tasks of the meta-batch, or the lanes of an estimator
+        that has some, over the GPUs of this machine (`MirroredStrategy`) or over
+        several processes (`MultiWorkerMirroredStrategy`), each of which makes a trainer
+        of the same arguments and calls the same methods. What is learned is the same as
+        without one, but for rounding.
 
     Raises:
       ValueError: if a size is not positive, `num_steps` is not a multiple of
-        `unroll_length`, the optimizer has no weights, or two arguments exclude each
-        other.
+        `unroll_length`, the optimizer has no weights, two arguments exclude each
+        other, or there are more replicas than tasks or lanes.
     """
     super().__init__()
     if curriculum is not None:
@@ -92,6 +110,11 @@ class MetaTrainer(tf.Module):
       raise ValueError(
         f"jit_compile=True with meta_batch_size={meta_batch_size} would compile anew in"
         " every episode; leave one of them out."
+      )
+    if jit_compile and strategy is not None:
+      raise ValueError(
+        "jit_compile=True makes one program of an episode, which no strategy can share"
+        " out; leave one of them out."
       )
     _check_particles(meta_gradient, meta_batch_size, objective, curriculum)
     if not optimizer.trainable_variables:
@@ -111,6 +134,8 @@ class MetaTrainer(tf.Module):
     self._meta_batch_size = meta_batch_size
     self.objective = _objective(objective, meta_gradient, relative_loss, clip_norm)
     self._jit_compile = jit_compile
+    self.replicas = Replicas(strategy)
+    self._shares = self._shared_out()
     known = execution.prepared(problem, optimizer)
     self._learner = imitating(known, self.objective.imitation)
     phi = [tf.convert_to_tensor(v) for v in optimizer.trainable_variables]
@@ -122,6 +147,7 @@ class MetaTrainer(tf.Module):
     self.estimator_state_variables = [
       tf.Variable(x, trainable=False) for x in tf.nest.flatten(self._estimator_states)
     ]
+    self._check_state_is_of_lanes()
     # Windows that are done, and all, of the episode that is under way.
     self._progress = tf.Variable([0, 1], trainable=False)
     self._run = self._trained
@@ -175,19 +201,44 @@ class MetaTrainer(tf.Module):
 
     def window():
       meta_state, states = self._states()
-      groups, optimizer, carries, states = self._start(
-        0, states, self.num_steps, most_groups=1
-      )
+      parts, carries, states = self._start(0, states, self.num_steps, most_groups=1)
       seed = self._estimation_seed(0)
       length = self.unroll_length
       objective = self.objective.at(tf.constant(0))
-      window, _, _ = self._windows(
-        groups, optimizer, carries, states, seed, length, lambda *_: (), objective
+      window, *_ = self._windows(
+        parts, carries, states, seed, length, lambda *_: (), objective
       )
       self._update(window, meta_state)
       return window.meta_loss
 
     return tf.function(window, autograph=False).get_concrete_function().graph
+
+  def synchronize(self) -> None:
+    """Brings together what the processes' lanes have come to, before a checkpoint.
+
+    All processes have to call it. Afterwards `estimator_state_variables` hold the lanes
+    of all of them, in each.
+    """
+    if not (self.replicas.spans_processes and self.estimator_state_variables):
+      return
+    own = self._shares[0].begin, self._shares[-1].end
+    (lanes,) = _read(self._estimator_states, self.estimator_state_variables)
+    part, count = lanes_lib.part(lanes, *own), self.meta_gradient.num_lanes
+    lanes = self.replicas.gathered(part, own, count)
+    _assign(self.estimator_state_variables, lanes)
+
+  def _shared_out(self) -> list[Share]:
+    if self.meta_gradient.draws_tasks:
+      return self.replicas.shares(self.meta_gradient.num_lanes, "lanes")
+    return self.replicas.shares(self._meta_batch_size)
+
+  def _check_state_is_of_lanes(self) -> None:
+    is_shared = self.replicas.count > 1 and self.estimator_state_variables
+    if is_shared and not self.meta_gradient.draws_tasks:
+      raise ValueError(
+        f"{type(self.meta_gradient).__name__} has a state that replicas cannot share;"
+        " leave out the strategy, or use an estimator with lanes, such as PES."
+      )
 
   def _initial_estimator_states(self) -> list[Any]:
     """Returns the meta-gradient's state for every group of tasks."""
@@ -222,6 +273,18 @@ class MetaTrainer(tf.Module):
     if self._jit_compile or self.estimator_state_variables:
       # A whole program runs on one core; a meta-gradient's state belongs to one group.
       most_groups = 1
+    parts, carries = [], []
+    for share in self._shares:
+      with self._on(share):
+        part = self._part(share, keys, most_groups)
+        carries.append(self._begun(part, total_steps))
+      parts.append(part)
+    return parts, carries, self._states_of(parts, states)
+
+  def _part(self, share: Share, keys, most_groups) -> _Part:
+    """Draws the tasks of a share; one whose estimator has lanes needs but one."""
+    if not self.meta_gradient.draws_tasks:
+      keys = keys[share.begin : share.end]
     groups = execution.groups(
       self.problem, self._learner, keys, most_groups, self.objective
     )
@@ -230,13 +293,59 @@ class MetaTrainer(tf.Module):
     optimizer = self.meta_gradient.arranged(
       problem, learner, params, self.objective, self._jit_compile
     )
-    evaluate = self.meta_gradient.evaluate
-    carries = [
-      unroll_lib.begin(p, optimizer, t, x, evaluate, total_steps) for p, t, x in groups
+    meta_gradient = self.meta_gradient
+    if self._shares_lanes:
+      meta_gradient = meta_gradient.shared(share.begin, share.end)
+    return _Part(share, groups, optimizer, meta_gradient)
+
+  def _begun(self, part: _Part, total_steps) -> list[unroll_lib.Carry]:
+    optimizer, evaluate = self._running(part), self.meta_gradient.evaluate
+    return [
+      unroll_lib.begin(p, optimizer, t, x, evaluate, total_steps)
+      for p, t, x in part.groups
     ]
+
+  def _states_of(self, parts: list[_Part], states) -> list[list[Any]]:
+    """Returns the meta-gradient's state of every group of each part."""
     if not self.estimator_state_variables:
-      states = [()] * len(groups)
-    return groups, optimizer, carries, states
+      return [[()] * len(part.groups) for part in parts]
+    if not self._shares_lanes:
+      return [states]
+    (lanes,) = states
+    return [[lanes_lib.part(lanes, p.share.begin, p.share.end)] for p in parts]
+
+  def _whole_states(self, former, states):
+    """Undoes `_states_of`; lanes of other processes remain as they were."""
+    if not self.estimator_state_variables:
+      return ()
+    if not self._shares_lanes:
+      return states[0]
+    begin, end = self._shares[0].begin, self._shares[-1].end
+    rest = lambda *ends: lanes_lib.part(former[0], *ends)
+    own = [lanes for (lanes,) in states]
+    pieces = [rest(0, begin), *own, rest(end, self.meta_gradient.num_lanes)]
+    return [lanes_lib.joined(pieces)]
+
+  @property
+  def _shares_lanes(self) -> bool:
+    return self.meta_gradient.draws_tasks and self.replicas.count > 1
+
+  @contextlib.contextmanager
+  def _on(self, share: Share) -> Iterator[None]:
+    """Places operations on a replica's device, with its share of the cores."""
+    if share.device is None:
+      yield
+      return
+    with tf.device(share.device), cores.shared_by(len(self._shares)):
+      yield
+
+  def _running(self, part: _Part) -> Optimizer:
+    """Returns the part's optimizer, with phi where the device can read it."""
+    if part.share.device is None:
+      return part.optimizer
+    with tf.device(None):
+      phi = [v.read_value() for v in part.optimizer.trainable_variables]
+    return part.optimizer.with_phi(phi)
 
   def _episode(self, episode, num_windows, length):
     self.num_traces += 1
@@ -255,11 +364,10 @@ class MetaTrainer(tf.Module):
       The episode's metrics, and the next states of the meta-optimizer and of the
       meta-gradient.
     """
-    groups, optimizer, carries, states = self._start(
-      episode, states, num_windows * length
-    )
+    former = states
+    parts, carries, states = self._start(episode, states, num_windows * length)
     seed, objective = self._estimation_seed(episode), self.objective.at(episode)
-    first_loss = dtypes.add([c.loss for c in carries]) / self._meta_batch_size
+    first_loss = self._mean_loss(carries)
     dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
     scalars = [(dtype, []), (dtype, []), (tf.bool, []), (tf.int32, [])]
     specs = scalars + [(dtype, curve)] * 3
@@ -267,11 +375,10 @@ class MetaTrainer(tf.Module):
 
     def body(i, carries, meta_state, states, records):
       window_seed = seeds.fold_in(seed, i)
-      first_losses = [c.loss for c in carries]
-      window, carries, next_states = self._windows(
-        groups, optimizer, carries, states, window_seed, length, _observe, objective
+      window, start, carries, next_states = self._windows(
+        parts, carries, states, window_seed, length, _observe, objective
       )
-      values, meta_state = self._learn(window, first_losses, carries, meta_state)
+      values, meta_state = self._learn(window, start, carries, meta_state)
       _, _, skipped, *_ = values  # A skipped window leaves these states unchanged.
       keep = lambda old, new: tf.where(skipped, old, new)
       states = tf.nest.map_structure(keep, states, next_states)
@@ -286,14 +393,21 @@ class MetaTrainer(tf.Module):
       (tf.zeros([], tf.int32), carries, meta_state, states, records),
       maximum_iterations=num_windows,
     )
-    metrics = self._metrics(optimizer, first_loss, carries, records)
-    return metrics, meta_state, states
+    metrics = self._metrics(parts, first_loss, carries, records)
+    return metrics, meta_state, self._whole_states(former, states)
 
-  def _metrics(self, optimizer, first_loss, carries, records) -> dict[str, Any]:
+  def _mean_loss(self, carries) -> tf.Tensor:
+    """Returns the tasks' mean loss; estimators with lanes draw but one task."""
+    local = [_sum_of_losses(of_part) for of_part in carries]
+    if self.meta_gradient.draws_tasks:
+      return local[0]
+    return self.replicas.sum(local) / self._meta_batch_size
+
+  def _metrics(self, parts, first_loss, carries, records) -> dict[str, Any]:
     losses, gradient_size, update_size = (r.concat() for r in records[4:])
-    diagnostics = [optimizer.diagnostics(c.grads, c.state) for c in carries]
-    counts = [_count(c.params) for c in carries]
-    mean = lambda *x: tf.add_n([n * v for n, v in zip(counts, x)]) / sum(counts)
+    weighted, count = self.replicas.sum(
+      [self._diagnosed(part, own) for part, own in zip(parts, carries)]
+    )
     return {
       "meta_loss": records[0].stack(),
       "meta_gradient_norm": records[1].stack(),
@@ -302,12 +416,22 @@ class MetaTrainer(tf.Module):
       "losses": tf.concat([[first_loss], losses], axis=0),
       "gradient_size": gradient_size,
       "update_size": update_size,
-      "diagnostics": tf.nest.map_structure(mean, *diagnostics),
+      "diagnostics": tf.nest.map_structure(
+        lambda x: x / tf.cast(count, x.dtype), weighted
+      ),
     }
 
-  def _learn(self, window, first_losses, carries, meta_state):
+  def _diagnosed(self, part: _Part, carries):
+    """Returns the diagnostics, times the coordinates, and the number of these."""
+    with self._on(part.share):
+      optimizer = self._running(part)
+      found = [optimizer.diagnostics(c.grads, c.state) for c in carries]
+    counts = [_count(c.params) for c in carries]
+    add = lambda *x: tf.add_n([n * v for n, v in zip(counts, x)])
+    return tf.nest.map_structure(add, *found), tf.constant(float(sum(counts)))
+
+  def _learn(self, window, first_loss, carries, meta_state):
     """Takes a meta-step after a window; returns what to record, and the meta-state."""
-    first_loss = dtypes.add(first_losses) / self._meta_batch_size
     if not self.meta_gradient.draws_tasks:  # It knows where its own windows start.
       meta_loss, gradient = self.objective.of_batch(
         window.meta_loss, window.meta_gradient, first_loss
@@ -315,24 +439,50 @@ class MetaTrainer(tf.Module):
       window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
     norm, skipped, meta_state = self._update(window, meta_state)
     loss, *squares = window.observed
-    count = sum(_count(c.params) for c in carries)
+    count = self._num_coordinates(carries)
     sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
     norm, *sizes = (tf.cast(x, loss.dtype) for x in (norm, *sizes))
     diverged = tf.cast(window.diverged, tf.int32)
     return (window.meta_loss, norm, skipped, diverged, loss, *sizes), meta_state
 
-  def _windows(
-    self, groups, optimizer, carries, states, seed, length, observe, objective
-  ):
-    """Runs one window of every group.
+  def _num_coordinates(self, carries) -> int:
+    """Returns the coordinates of all tasks, in whatever process."""
+    own = sum(_count(c.params) for of_part in carries for c in of_part)
+    if self.meta_gradient.draws_tasks:  # Each part has one.
+      return own // len(carries)
+    return own * self._meta_batch_size // sum(share.size for share in self._shares)
+
+  def _windows(self, parts, carries, states, seed, length, observe, objective):
+    """Runs one window of every part.
 
     Returns:
-      The window's mean over all tasks, and every group's carry and state after it.
+      The window's mean over all tasks, of all processes; the mean of the losses where
+      it starts; and every group's carry and state after it.
     """
-    problem = groups[0].problem  # the same in all
+    sums, ends, next_states = [], [], []
+    for part, start, state in zip(parts, carries, states, strict=True):
+      with self._on(part.share):
+        results = self._windows_of(part, start, state, seed, length, observe, objective)
+      sums.append((self._sum([w for w, _ in results]), _sum_of_losses(start)))
+      ends.append([w.carry for w, _ in results])
+      next_states.append([state for _, state in results])
+    total, first_loss = self.replicas.sum(sums)
+    size = self._meta_batch_size
+    if size > 1:  # Needless operations stay out of the graph.
+      total = tf.nest.map_structure(lambda x: x / size, total)
+    gradient = total.meta_gradient
+    if self._shares_lanes:
+      gradient = self.meta_gradient.of_shares(gradient)
+    window = total._replace(meta_gradient=gradient)
+    return window, first_loss / size, ends, next_states
+
+  def _windows_of(self, part, carries, states, seed, length, observe, objective):
+    """Runs one window of every group of a part; returns windows, with their states."""
+    problem = part.groups[0].problem  # the same in all
+    optimizer = self._running(part)
 
     def run(task, carry, state, length):
-      window, state = self.meta_gradient(
+      window, state = part.meta_gradient(
         problem, optimizer, task, carry, length, observe, objective, state, seed
       )
       if not self.meta_gradient.draws_tasks:
@@ -342,15 +492,17 @@ class MetaTrainer(tf.Module):
         window = window._replace(meta_loss=meta_loss, meta_gradient=gradient)
       return window, state
 
-    tasks = [group.task for group in groups]
+    tasks = [group.task for group in part.groups]
     calls = [(*each, length) for each in zip(tasks, carries, states, strict=True)]
-    results = execution.side_by_side(run, calls)
-    windows, states = [w for w, _ in results], [s for _, s in results]
-    per_task = lambda *x: tf.add_n(x) / self._meta_batch_size
-    if len(windows) == self._meta_batch_size == 1:
-      per_task = lambda x: x  # keeps needless operations out of the graph
-    sums = tf.nest.map_structure(per_task, *[w._replace(carry=()) for w in windows])
-    return sums, [w.carry for w in windows], states
+    return execution.side_by_side(run, calls)
+
+  def _sum(self, windows: list[Window]) -> Window:
+    """Returns what is recorded of a part's windows, added up, without the carry."""
+    kept = [w._replace(carry=()) for w in windows]
+    if self.replicas.spans_processes:  # Numbers of one type travel together.
+      kept = [w._replace(diverged=tf.cast(w.diverged, w.meta_loss.dtype)) for w in kept]
+    add = lambda *x: tf.add_n(x) if len(x) > 1 else x[0]
+    return tf.nest.map_structure(add, *kept)
 
   def _update(self, window: Window, meta_state):
     """Takes a meta-step along the clipped meta-gradient if the window is finite."""
@@ -419,6 +571,10 @@ def _observe(carry, updates):
   with tf.name_scope("summaries"):
     (loss,) = dtypes.for_sum([carry.loss])
     return loss, _sum_of_squares(carry.grads), _sum_of_squares(updates)
+
+
+def _sum_of_losses(carries) -> tf.Tensor:
+  return dtypes.add([c.loss for c in carries])
 
 
 def _count(tensors: list[tf.Tensor]) -> int:

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from l2l_tf.meta.curriculum import Curriculum, check_lengths
 from l2l_tf.meta.gradients import MetaGradient, TruncatedBPTT
@@ -32,8 +33,10 @@ _META_LOSSES = {
 _FINAL_RATE = 0.02  # at the end of the cosine, as a share of the first rate
 
 
-def build_trainer(settings: TrainingSettings) -> MetaTrainer:
-  """Builds the trainer that the settings describe."""
+def build_trainer(
+  settings: TrainingSettings, strategy: tf.distribute.Strategy | None = None
+) -> MetaTrainer:
+  """Builds the trainer that the settings describe, with what shares out its work."""
   if settings.curriculum is not None:
     lengths = {"curriculum": _build_curriculum(settings)}
   else:
@@ -47,6 +50,7 @@ def build_trainer(settings: TrainingSettings) -> MetaTrainer:
     seed=settings.seed,
     jit_compile=settings.jit_compile,
     meta_batch_size=settings.meta_batch_size,
+    strategy=strategy,
     **lengths,
     **_objective(settings),
   )

@@ -17,6 +17,9 @@ _NOTICES = re.compile(
 )
 
 
+_CLUSTERS = {"TF_CONFIG", "SLURM_JOB_ID"}  # set where there may be other workers
+
+
 def _import_tensorflow() -> None:
   """Imports TensorFlow, with stderr passing through a filter.
 
@@ -40,7 +43,8 @@ def _import_tensorflow() -> None:
     import tensorflow as tf
 
     tf.config.list_physical_devices("GPU")
-    tf.zeros([])
+    if not _CLUSTERS & os.environ.keys():  # It has to be joined before computing.
+      tf.zeros([])
   finally:
     os.dup2(stderr, 2)
     os.close(stderr)

@@ -21,6 +21,9 @@ CONTENDERS = (
   "ScheduleFree",
 )  # fmt: skip
 
+# How work is shared out: over the GPUs of a machine, or over processes.
+STRATEGIES = ("mirrored", "multi_worker")
+
 AUTO = "auto"  # as an unroll_length: measured before the run
 
 # The values of each setting that is a choice, the default first.
@@ -74,6 +77,7 @@ class TrainingSettings:
   save_path: str | None = None
   seed: int = 0
   jit_compile: bool = False
+  strategy: str | None = None  # one of STRATEGIES; None: this process alone
   trace_graph: bool = False
 
   def resolved(self) -> "TrainingSettings":

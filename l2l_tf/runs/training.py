@@ -8,19 +8,28 @@ from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 import contextlib
 import dataclasses
 import pathlib
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import tensorflow as tf
 import tqdm
 
 from l2l_tf.evaluation import plots
 from l2l_tf.evaluation.windows import Measurement
 from l2l_tf.meta.trace_graph import trace_graph
-from l2l_tf.runs import content, flagfile, messages, own_files, window_length
+from l2l_tf.runs import (
+  content,
+  flagfile,
+  messages,
+  own_files,
+  strategies,
+  window_length,
+)
 from l2l_tf.runs.builders import build_trainer
-from l2l_tf.runs.settings import TrainingSettings
+from l2l_tf.runs.settings import AUTO, TrainingSettings
 from l2l_tf.runs.training_run import (
   OPTIMIZER,
   VALIDATIONS,
@@ -33,7 +42,7 @@ from l2l_tf.storage import files
 from l2l_tf.storage.summaries import TRAJECTORIES, TensorBoard
 
 # Settings that do not affect a run's result; they may differ when it is resumed.
-_PRESENTATION = ("log_period", "save_path", "trace_graph", "imports")
+_PRESENTATION = ("log_period", "save_path", "trace_graph", "imports", "strategy")
 # Settings that only decide when a run is validated and when it ends; they may differ as
 # well.
 _ENDING = ("evaluation_period", "patience")
@@ -66,16 +75,27 @@ def train(settings: TrainingSettings) -> int:
     ConfigurationError: if the directory belongs to another run.
     WriteError: if a result cannot be written; the run can resume from its checkpoint.
   """
+  strategy = strategies.build(settings.strategy)  # before TensorFlow is used
   own_files.run_all(settings.imports)
-  settings, measured = window_length.settled(settings.resolved())
-  return _train(open_run(settings), settings, measured)
+  settings = settings.resolved()
+  if strategy is not None and settings.unroll_length == AUTO:
+    raise ValueError(
+      "unroll_length=auto measures in one process; measure without strategy, then give"
+      " the number that it chose."
+    )
+  settings, measured = window_length.settled(settings)
+  run = open_run(settings, strategy)
+  return _train(run, settings, measured) if run.replicas.is_chief else _follow(run)
 
 
-def open_run(settings: TrainingSettings) -> TrainingRun:
+def open_run(
+  settings: TrainingSettings, strategy: tf.distribute.Strategy | None = None
+) -> TrainingRun:
   """Opens the run in its directory, new or to be resumed.
 
   Args:
     settings: resolved, with a number as `unroll_length`; here and below.
+    strategy: shares out the work.
 
   Raises:
     ConfigurationError: as in `TrainingRun`.
@@ -85,7 +105,7 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
     may_change = ("patience",)
   if settings.schedule != "cosine":
     may_change = ("num_epochs", *may_change)
-  trainer = build_trainer(settings)
+  trainer = build_trainer(settings, strategy)
   values = dataclasses.asdict(settings)
   config = {k: v for k, v in values.items() if k not in _PRESENTATION}
   config |= content.known(settings, trainer.problem)
@@ -111,6 +131,24 @@ def open_run(settings: TrainingSettings) -> TrainingRun:
       f" --initial_path={export_path} and another --save_path, or repeat"
       f" --num_epochs={former}."
     ) from None
+
+
+def _follow(run: TrainingRun) -> int:
+  """Trains as a worker that is not the chief, and neither shows nor writes anything."""
+  with stop_signals() as received:
+    for _ in run.epochs():
+      if stopping := _asked_to_stop(run, received):
+        if not run.is_finished:
+          run.save()
+        return 128 + stopping
+  return 0
+
+
+def _asked_to_stop(run: TrainingRun, received: list[int]) -> int:
+  """Returns the number of a signal that any of the workers has received, or 0."""
+  if not run.replicas.any(bool(received)):
+    return 0
+  return received[0] if received else signal.SIGTERM
 
 
 def _train(
@@ -178,16 +216,17 @@ def _loop(run: TrainingRun, board: TensorBoard, settings: TrainingSettings) -> i
       bar.set_postfix_str(messages.standing(run), refresh=False)
       bar.n = epoch.number - 1  # A part of the epoch may have been shown.
       bar.update()
-      if received and run.is_finished:  # What comes after it shall not start.
+      stopping = _asked_to_stop(run, received)
+      if stopping and run.is_finished:  # What comes after it shall not start.
         picture.draw()
-        return received[0]
-      if received:
+        return stopping
+      if stopping:
         run.save()
         bar.write(
           f"Stopped after epoch {epoch.number}; the same command goes on from there."
         )
         picture.draw()
-        return received[0]
+        return stopping
   picture.draw()
   return 0
 

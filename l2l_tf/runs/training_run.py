@@ -5,6 +5,7 @@ that training never draws, export of the best optimizer, early stopping and chec
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from l2l_tf import seeds
 from l2l_tf.evaluation import protocol
+from l2l_tf.meta.replicas import ReplicaError, Replicas
 from l2l_tf.meta.trainer import MetaTrainer
 from l2l_tf.storage import checkpoint, export, files
 from l2l_tf.storage.validations import Validations
@@ -62,6 +64,10 @@ class TrainingRun:
   exception: the last epoch of the shorter run was validated even if no evaluation
   period ended there, and if that validation was the best, its optimizer stays until a
   better one is found. Such a validation never counts against `patience`.
+
+  The processes of a trainer with a strategy each open the run, with the same arguments,
+  and call the same methods. The chief's alone reads and writes the directory. A run
+  that goes on with another number of replicas differs by rounding from there.
   """
 
   def __init__(
@@ -118,11 +124,18 @@ class TrainingRun:
     self._period = evaluation_period
     self._evaluation_epochs = evaluation_epochs
     self._patience = patience
+    self.replicas = getattr(trainer, "replicas", None) or Replicas()
+    shared = {"replicas": self.replicas} if self.replicas.spans_processes else {}
     self._runner = runner or protocol.Runner(
-      trainer.problem, trainer.optimizer, trainer.num_steps
+      trainer.problem, trainer.optimizer, trainer.num_steps, **shared
     )
     config = json.loads(json.dumps(config))
-    self.changes = claim(self._path, config, may_change)  # name -> (former, new)
+    self._check_alike(config)
+    if self.replicas.count > 1:
+      config["replicas"] = self.replicas.count
+    may_change = (*may_change, "replicas")
+    claimed = self.replicas.led(lambda: claim(self._path, config, may_change))
+    self.changes = claimed or {}  # name -> (former, new); the chief's
     self.epoch = tf.Variable(0, dtype=tf.int64)  # finished epochs
     self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows that were not finite
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
@@ -137,18 +150,12 @@ class TrainingRun:
     self._curriculum = getattr(trainer, "curriculum", None)
     if self._curriculum is not None and self._curriculum.variables:
       groups["curriculum"] = self._curriculum.variables
-    self._checkpointer = checkpoint.Checkpointer(self._path / _CHECKPOINTS, groups)
-    self.resumed_from = self._checkpointer.restore()
+    self.resumed_from = self._restored(groups)
     self._saved = self.resumed_from
     # An episode has at least one window, and a validation follows a finite one.
     is_validated = bool(np.isfinite(self.best_loss))
     self._has_learned = is_validated or int(self.num_skipped) < int(self.epoch)
-    self._validations = Validations(self._path / VALIDATIONS, int(self.epoch))
-    if np.isfinite(self.best_loss) and not self.export_path.exists():
-      raise ConfigurationError(
-        f"{str(self.export_path)!r}, the best optimizer of the run so far, is missing;"
-        " put it back, or give another save_path to start anew."
-      )
+    self._validations = self.replicas.led(self._opened)
     self._check_end()
     if self.changes:
       _write(self._path, config)
@@ -173,7 +180,9 @@ class TrainingRun:
     """
     epoch = int(self.epoch)
     if epoch != self._saved:
-      self._checkpointer.save(epoch)
+      if self.replicas.spans_processes:
+        self.trainer.synchronize()
+      self.replicas.led(lambda: self._checkpointer.save(epoch))
       self._saved = epoch
 
   def epochs(
@@ -211,7 +220,7 @@ class TrainingRun:
         if ends_period and self._curriculum is not None:
           self._curriculum.validated(_final_loss(validation))
       epoch = Epoch(number, metrics, validation, is_best, seconds)
-      record(epoch)
+      self.replicas.led(lambda epoch=epoch: record(epoch))
       if validation is not None:
         self.save()
       yield epoch
@@ -225,11 +234,45 @@ class TrainingRun:
       WriteError: if a result cannot be written.
       ValueError: if no window has been finite so far.
     """
-    if int(self.epoch) == 0 or int(self.epoch) in self._validations:
+    is_done = self.replicas.is_chief and int(self.epoch) in self._validations
+    if int(self.epoch) == 0 or self.replicas.any(is_done):
       return
     self._check_progress()
     self._validate()
     self.save()
+
+  def _check_alike(self, config: Mapping[str, Any]) -> None:
+    """Refuses to train with processes that would train something else."""
+    described = [config, self._num_epochs, self._period, tf.__version__, _package()]
+    if not self.replicas.alike(json.dumps(described).encode()):
+      raise ConfigurationError(
+        "The workers were started with different settings, or have different versions"
+        " of l2l_tf or TensorFlow; start all of them with the same command in the same"
+        " environment."
+      )
+
+  def _restored(self, groups: Mapping[str, list[tf.Variable]]) -> int | None:
+    """Restores the last checkpoint, in all processes; returns its epoch."""
+    path = self._path / _CHECKPOINTS
+    make = lambda: checkpoint.Checkpointer(path, groups)
+    self._checkpointer = self.replicas.led(make)
+    restored = self.replicas.led(lambda: self._checkpointer.restore())
+    variables = [v for values in groups.values() for v in values]
+    number = tf.constant(-1 if restored is None else restored)
+    values, number = self.replicas.from_chief(([v.value() for v in variables], number))
+    if self.replicas.spans_processes:
+      for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return None if int(number) < 0 else int(number)
+
+  def _opened(self) -> Validations:
+    """Reads the validations so far, if all that the run needs is there."""
+    if np.isfinite(self.best_loss) and not self.export_path.exists():
+      raise ConfigurationError(
+        f"{str(self.export_path)!r}, the best optimizer of the run so far, is missing;"
+        " put it back, or give another save_path to start anew."
+      )
+    return Validations(self._path / VALIDATIONS, int(self.epoch))
 
   def _check_end(self) -> None:
     """Refuses to lower num_epochs to what the run has taken already, or below."""
@@ -251,15 +294,37 @@ class TrainingRun:
       )
 
   def _validate(self) -> tuple[protocol.Curves, bool]:
+    self._check_weights()
     curves = self._runner(self.trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
     loss = _final_loss(curves)
     is_best = bool(np.isfinite(loss) and loss < self.best_loss)
     if is_best:
       self.best_loss.assign(loss)
+    self.replicas.led(lambda: self._write_validation(curves, is_best))
+    return curves, is_best
+
+  def _write_validation(self, curves: protocol.Curves, is_best: bool) -> None:
+    if is_best:
       with files.writing(self.export_path):
         export.save(self.trainer.optimizer, self.export_path)
     self._validations.add(int(self.epoch), curves.losses.mean(axis=0))
-    return curves, is_best
+
+  def _check_weights(self) -> None:
+    """Makes sure that all processes have come to the same weights."""
+    learned = [*self.trainer.optimizer.variables, *self.trainer.meta_state_variables]
+    if not self.replicas.alike(*(v.numpy().tobytes() for v in learned)):
+      raise ReplicaError(
+        f"The workers' weights have parted before epoch {int(self.epoch)}, so one of"
+        " them computes wrongly; the same command goes on from the last checkpoint."
+      )
+
+
+def _package() -> str:
+  """Returns a digest of the package's source."""
+  digest = hashlib.sha256()
+  for path in sorted(pathlib.Path(__file__).parents[1].rglob("*.py")):
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
 
 
 def _final_loss(curves: protocol.Curves) -> float:

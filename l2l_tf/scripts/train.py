@@ -17,7 +17,7 @@ import math
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import AUTO, CHOICES, TrainingSettings
+from l2l_tf.runs.settings import AUTO, CHOICES, STRATEGIES, TrainingSettings
 from l2l_tf.scripts import launch
 
 
@@ -225,6 +225,15 @@ flags.DEFINE_string(
   " tensorboard_logs/<problem>, of a file's function tensorboard_logs/file_function.",
 )
 flags.DEFINE_integer("seed", 0, "Names the weights and every task drawn.")
+flags.DEFINE_enum(
+  "strategy",
+  None,
+  STRATEGIES,
+  "What shares out the tasks of a meta-batch, or the lanes of an estimator: mirrored,"
+  " over the GPUs of this machine; multi_worker, over the workers that TF_CONFIG or"
+  " SLURM names, each of which is to be started with this same command (l2l-launch"
+  " starts some on this machine); by default this process does all.",
+)
 flags.DEFINE_bool(
   "jit_compile",
   False,

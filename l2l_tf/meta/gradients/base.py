@@ -1,6 +1,7 @@
 """What a meta-gradient is: an estimate of the gradient of the meta-loss in phi."""
 
 import abc
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,10 +38,29 @@ class MetaGradient(abc.ABC):
   # is then called once for a window, with one task, which it need not use.
   draws_tasks = False
 
+  # Of one that draws tasks: its episodes, side by side; 1 for others.
+  num_lanes = 1
+  # Which lanes to run, (begin, end), where replicas share them; None for all.
+  _share = None
+
   @property
   def evaluate(self):
     """How the inner loop evaluates the optimizee, as `unroll.unroll` takes it."""
     return unroll.first_order
+
+  def shared(self, begin: int, end: int) -> "MetaGradient":
+    """Returns what runs the lanes from `begin` to `end` alone, for one that has lanes.
+
+    Its state is that part of the whole state, and what its windows hold adds up over
+    all shares. `of_shares` makes a meta-gradient of the sum.
+    """
+    part = copy.copy(self)
+    object.__setattr__(part, "_share", (begin, end))  # Most are frozen.
+    return part
+
+  def of_shares(self, total: Any) -> list[tf.Tensor]:
+    """Returns the meta-gradient, given the sum of that of all shares."""
+    return total
 
   def arranged(
     self,

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from l2l_tf import dtypes, seeds
 from l2l_tf.meta import execution, unroll
-from l2l_tf.meta.gradients.base import curve_of, with_least
+from l2l_tf.meta.gradients.base import Window, curve_of, with_least
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.problems import Problem
@@ -271,6 +271,24 @@ def stack(nests: Sequence[Any]) -> Any:
 def part(nest: Any, begin: int, end: int) -> Any:
   """Returns some of the lanes."""
   return tf.nest.map_structure(lambda x: x[begin:end], nest)
+
+
+def weighted(window: Window, share: tuple[int, int], count: int, gradient) -> Window:
+  """Returns a window whose means over the lanes of a share add up to those over all.
+
+  Args:
+    window: of the share's lanes.
+    share: (begin, end) of them.
+    count: of all lanes.
+    gradient: that of the window, which adds up already.
+  """
+  begin, end = share
+  times = lambda x: (end - begin) / count * x
+  return window._replace(
+    meta_gradient=gradient,
+    meta_loss=times(window.meta_loss),
+    observed=tf.nest.map_structure(times, window.observed),
+  )
 
 
 def joined(parts: Sequence[Any]) -> Any:

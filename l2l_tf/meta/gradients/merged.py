@@ -51,6 +51,14 @@ class Merged(Particles):
   def combined(self, samples):
     return [merge(bp, es) for bp, es in zip(*samples)]
 
+  def of_share(self, samples, begin, end):
+    """Returns the samples among zeros: their variances are over the lanes of all."""
+    rest = lambda x: [[begin, self.pairs - end]] + [[0, 0]] * (x.shape.rank - 1)
+    return tf.nest.map_structure(lambda x: tf.pad(x, rest(x)), samples)
+
+  def of_shares(self, total):
+    return self.combined(total)
+
 
 def merge(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
   """Returns the inverse-variance weighted mean of two estimates.

@@ -85,6 +85,10 @@ class Particles(MetaGradient, abc.ABC):
     self._horizons(num_steps=1)
 
   @property
+  def num_lanes(self):
+    return self.pairs
+
+  @property
   def evaluate(self):
     return self._taped.evaluate if self.back_propagates else unroll.first_order
 
@@ -113,8 +117,15 @@ class Particles(MetaGradient, abc.ABC):
     """
 
   def combined(self, samples: Any) -> list[tf.Tensor]:
-    """Returns one gradient, given the lanes' estimates; their mean by default."""
+    """Returns one gradient, given the lanes' estimates; their mean by default.
+
+    If it is another, `of_share` and `of_shares` are to be overridden as well.
+    """
     return [tf.reduce_mean(x, axis=0) for x in samples]
+
+  def of_share(self, samples: Any, begin: int, end: int) -> Any:
+    """Returns what adds up over the shares, given the estimates of one."""
+    return [(end - begin) / self.pairs * x for x in self.combined(samples)]
 
   def init(self, problem, optimizer, seed, num_steps, unroll_length):
     """Begins the first episodes.
@@ -159,7 +170,8 @@ class Particles(MetaGradient, abc.ABC):
       return self.estimate(run, phi, noise, lanes, analytic)
 
     estimated = execution.compiled_loop(problem, optimizer, estimated)
-    parts = execution.lane_parts(problem, optimizer, self.pairs, _size(lanes))
+    count = lanes.horizon.shape[0]
+    parts = execution.lane_parts(problem, optimizer, count, _size(lanes))
     cut = lambda part: lanes_lib.part((lanes, noise, analytic), *part)
     calls = [(*cut(part), length) for part in parts]
     found = lanes_lib.joined(execution.side_by_side(estimated, calls))
@@ -188,13 +200,18 @@ class Particles(MetaGradient, abc.ABC):
 
   def _window(self, found: Estimate) -> Window:
     ran = found.ran
-    return Window(
-      self.combined(found.samples),
-      tf.add_n([tf.reduce_mean(x) for x in ran.meta_losses]) / len(ran.meta_losses),
+    meta_loss = tf.add_n([tf.reduce_mean(x) for x in ran.meta_losses])
+    window = Window(
+      self.combined(found.samples) if self._share is None else [],
+      meta_loss / len(ran.meta_losses),
       tf.nest.map_structure(lambda x: x[0], found.carries[0]),  # of one particle
       tf.nest.map_structure(lambda x: tf.reduce_mean(x, axis=0), ran.observed),
       tf.reduce_sum(ran.diverged),
     )
+    if self._share is None:
+      return window
+    gradient = self.of_share(found.samples, *self._share)
+    return lanes_lib.weighted(window, self._share, self.pairs, gradient)
 
   def _all_beginning(self, problem, optimizer):
     """Returns what begins an episode in every lane, given seeds and horizons."""
@@ -227,7 +244,9 @@ class Particles(MetaGradient, abc.ABC):
       shape, dtype = [self.pairs, *w.shape], dtypes.of_sum([w])
       return tf.cast(seeds.normal(shape, key, self.stddev, dtype), w.dtype)
 
-    return [draw(w, key) for w, key in zip(phi, keys)]
+    noise = [draw(w, key) for w, key in zip(phi, keys)]
+    # Every lane's is its own, whoever runs it.
+    return noise if self._share is None else lanes_lib.part(noise, *self._share)
 
   def _horizons(self, num_steps: int) -> tuple[int, int]:
     """Returns the least and the most steps of an episode."""

@@ -41,6 +41,10 @@ class StaggeredBPTT(MetaGradient):
 
   draws_tasks = True
 
+  @property
+  def num_lanes(self):
+    return self.lanes
+
   def __post_init__(self):
     is_whole = isinstance(self.lanes, int) and not isinstance(self.lanes, bool)
     if not is_whole or self.lanes < 1:
@@ -92,7 +96,11 @@ class StaggeredBPTT(MetaGradient):
     has_diverged = tf.stack([w.diverged for w in windows])
     # What has diverged does not come back: another episode takes its place.
     horizon = tf.where(has_diverged, 0, lanes.horizon)
-    return _mean(windows), lanes._replace(carries=(ends,), horizon=horizon)
+    window = _mean(windows)
+    if self._share is not None:
+      gradient = [len(windows) / self.lanes * x for x in window.meta_gradient]
+      window = lanes_lib.weighted(window, self._share, self.lanes, gradient)
+    return window, lanes._replace(carries=(ends,), horizon=horizon)
 
   def _beginning(self, problem, optimizer):
     """Returns what begins the episode of a lane, given its seed and horizons."""
