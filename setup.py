@@ -46,6 +46,7 @@ setup(
       "l2l-diagnose = l2l_tf.scripts.diagnose:run",
       "l2l-reproduce = l2l_tf.scripts.reproduce:run",
       "l2l-fewshot = l2l_tf.scripts.fewshot:run",
+      "l2l-launch = l2l_tf.scripts.launch_workers:run",
       "l2l-style = l2l_tf.scripts.style:run",
     ],
   },

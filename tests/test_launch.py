@@ -272,6 +272,7 @@ def test_help_lists_all_names_with_their_arguments(light_forks, script, kinds):
     ("reproduce", settings.ReproductionSettings),
     ("style", settings.StyleSettings),
     ("fewshot", settings.FewShotSettings),
+    ("launch_workers", settings.LaunchSettings),
   ],
 )
 def test_settings_from_python_have_the_flags_names_and_defaults(
@@ -285,7 +286,12 @@ print({{f.name: f.value for f in
 """
   defaults = ast.literal_eval(light_forks.run(script, code=code).out)
   listed = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults.items()}
-  needed = {"diagnose": ["path"], "reproduce": ["name"], "style": _STYLE}
+  needed = {
+    "diagnose": ["path"],
+    "reproduce": ["name"],
+    "style": _STYLE,
+    "launch_workers": ["workers"],
+  }
   given = dict.fromkeys(needed.get(script, []))
   listed.pop("list", None)  # It lists the figures, and sets nothing.
   assert dataclasses.asdict(settings_class(**given)) == listed

@@ -285,6 +285,16 @@ class StyleSettings:
   imports: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class LaunchSettings:
+  """Settings of l2l-launch."""
+
+  workers: int
+  port: int | None = None  # None: free ones
+  pin: bool | None = None  # None: if there is a core for each worker
+  grace: float = 15.0  # seconds
+
+
 # What l2l-fewshot can train, and how tables call it.
 FEW_SHOT_METHODS = {
   "gate_lstm": "GateLSTM",

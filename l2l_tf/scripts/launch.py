@@ -24,7 +24,10 @@ flags.disclaim_key_flags()  # Flags that are defined here belong to the script.
 
 
 def run(
-  main: Callable[[], int | None], module: str, argument: str | None = None
+  main: Callable[..., int | None],
+  module: str,
+  argument: str | None = None,
+  takes_command: bool = False,
 ) -> None:
   """Runs `main` through absl.
 
@@ -34,6 +37,8 @@ def run(
       (`--verbosity=1` shows the traceback).
     module: name of the module that defines the flags.
     argument: the flag whose value may also be given by itself, without its name.
+    takes_command: whether a command of its own, with flags of its own, follows the
+      flags, with or without -- before it; `main` is given its words.
   """
   for flag in flags.FLAGS.flags_by_module_dict()[module]:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -46,6 +51,8 @@ def run(
     form = python_logging.Formatter("%(levelname)s: %(message)s")
     logging.get_absl_handler().setFormatter(form)
     try:
+      if takes_command:
+        return main(argv[1:])
       if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no flag; write --name=value, see --help.")
       return main()
@@ -58,6 +65,8 @@ def run(
       logging.debug("traceback", exc_info=True)
       return _fail(_sentence(e))
 
+  # Flags may follow what is none, but not what follows a command: they are its own.
+  flags.FLAGS.set_gnu_getopt(not takes_command)
   app.run(guarded, flags_parser=functools.partial(_parse, argument=argument))
 
 
@@ -167,7 +176,6 @@ def settings(
 
 
 def _parse(argv: list[str], argument: str | None) -> list[str]:
-  flags.FLAGS.set_gnu_getopt()  # Flags may follow what is none.
   try:
     rest = flags.FLAGS(argv)
     if argument is not None and len(rest) > 1:
