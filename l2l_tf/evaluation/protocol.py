@@ -14,6 +14,7 @@ from l2l_tf import optimizers, seeds
 from l2l_tf.evaluation import quasi_newton, tuning
 from l2l_tf.evaluation.baselines import BASELINES, LEARNING_RATES
 from l2l_tf.evaluation.runner import Curves, Runner
+from l2l_tf.meta.replicas import Replicas
 from l2l_tf.problems import Problem
 
 # A function of a learning rate, or what needs none.
@@ -29,6 +30,7 @@ def compare(
   baselines: Mapping[str, Baseline] = BASELINES,
   num_tuning_draws: int = 8,
   learning_rates: Sequence[float] = LEARNING_RATES,
+  replicas: Replicas | None = None,
 ) -> dict[str, Curves]:
   """Runs learned optimizers and tuned baselines on the same fresh draws.
 
@@ -51,6 +53,7 @@ def compare(
       `LBFGS`, which have none.
     num_tuning_draws: draws on which each rate of the grid runs.
     learning_rates: the grid; a single rate is used without tuning.
+    replicas: whose processes share out the draws; all get the same curves.
 
   Returns:
     `Curves` by name, the learned optimizers first: losses [num_tasks, num_steps + 1],
@@ -75,11 +78,12 @@ def compare(
   for method in baselines.values():
     if isinstance(method, quasi_newton.Method):
       quasi_newton.check(problem, method)
-  curves = {}
-  with tqdm.tqdm(total=len(learned) + len(baselines), desc="Evaluating") as bar:
+  curves, total = {}, len(learned) + len(baselines)
+  is_shown = replicas is None or replicas.is_chief
+  with tqdm.tqdm(total=total, desc="Evaluating", disable=not is_shown) as bar:
     for name, optimizer in learned.items():
       bar.set_postfix_str(name)
-      runner = Runner(problem, optimizer, num_steps)
+      runner = Runner(problem, optimizer, num_steps, replicas=replicas)
       curves[name] = runner(seed, seeds.EVALUATION, num_draws)
       bar.update()
     for name, baseline in baselines.items():
@@ -98,6 +102,7 @@ def compare(
           num_draws=num_draws,
           num_tuning_draws=num_tuning_draws,
           seed=seed,
+          replicas=replicas,
         )
         curves[name] = tuned[num_steps]
       bar.update()

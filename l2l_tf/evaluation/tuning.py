@@ -13,6 +13,7 @@ from absl import logging
 
 from l2l_tf import optimizers, seeds
 from l2l_tf.evaluation.runner import Curves, Progress, Runner, unseen
+from l2l_tf.meta.replicas import Replicas
 from l2l_tf.problems import Problem
 
 # (losses [num_tasks, num_steps + 1], steps <= num_steps) -> the number to minimize;
@@ -65,6 +66,7 @@ def tune(
   may_diverge: bool = False,
   most_further: int = 0,
   progress: Progress = unseen,
+  replicas: Replicas | None = None,
 ) -> dict[int, Curves]:
   """Selects a learning rate for each horizon, and runs it on the reported draws.
 
@@ -85,7 +87,8 @@ def tune(
     may_diverge: if every rate diverges, report the first one instead of raising.
     most_further: how many rates to try beyond the grid, one after another at its
       outermost ratio, while the best one lies at an end.
-    progress: is told of all steps, as in `Runner`.
+    progress: is told of all steps, and
+    replicas: share out the draws, as in `Runner`.
 
   Returns:
     The curves at each horizon's rate, by horizon.
@@ -98,7 +101,7 @@ def tune(
   # itself would do so only once, with the first rate.
   optimizer = make_optimizer(lambda step: rate)
   jit_compile = jit_compile and optimizer.jit_compile
-  runner = Runner(problem, optimizer, max(horizons), jit_compile, progress)
+  runner = Runner(problem, optimizer, max(horizons), jit_compile, progress, replicas)
 
   def run(learning_rate: float, branch: int, num_draws: int) -> Curves:
     rate.assign(learning_rate)

@@ -72,7 +72,7 @@ class Replicas:
       self.count = strategy.num_replicas_in_sync
       ids = tf.function(lambda: strategy.run(_replica_id), autograph=False)()
       self._own = [int(i) for i in strategy.experimental_local_results(ids)]
-      self._compiled = tf.function(self._reduce, autograph=False)
+      self._compiled = tf.function(self._reduce, autograph=False, reduce_retracing=True)
     if len(self._own) > 1:
       self._devices = list(strategy.extended.worker_devices)
 

@@ -11,9 +11,17 @@ from typing import Any
 
 from l2l_tf.evaluation import plots, quasi_newton, report
 from l2l_tf.evaluation import protocol as evaluate_lib
+from l2l_tf.meta.replicas import Replicas
 from l2l_tf.optimizers import Optimizer
 from l2l_tf.pretraining import cards
-from l2l_tf.runs import expressions, flagfile, own_files, presets, vocabulary
+from l2l_tf.runs import (
+  expressions,
+  flagfile,
+  own_files,
+  presets,
+  strategies,
+  vocabulary,
+)
 from l2l_tf.runs.expressions import Expression
 from l2l_tf.runs.settings import EvaluationSettings
 from l2l_tf.storage import files
@@ -31,6 +39,14 @@ def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
     ExportError: if a file is not a valid export.
     WriteError: if a result cannot be written.
   """
+  with strategies.joined(settings.strategy, settings.worker_timeout) as strategy:
+    return _evaluate(settings, Replicas(strategy))
+
+
+def _evaluate(
+  settings: EvaluationSettings, replicas: Replicas
+) -> dict[str, evaluate_lib.Curves]:
+  """Evaluates in one of several processes, of which the chief's prints and writes."""
   own_files.run_all(settings.imports)
   preset, rate = presets.get(settings.problem), settings.learning_rate
   num_draws = settings.num_epochs or preset.num_draws
@@ -41,9 +57,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
     raise ValueError("There is nothing to evaluate: give --path or --optimizer.")
   path = directory(settings)
   values = dataclasses.asdict(settings)
-  with files.writing(path):
-    path.mkdir(parents=True, exist_ok=True)
-    files.write_text(path / "flags.txt", flagfile.as_flagfile(values))
+  replicas.led(lambda: _open(path, values))
   curves = evaluate_lib.compare(
     problem,
     {**learned, **fixed},
@@ -53,7 +67,10 @@ def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
     baselines=tuned,
     num_tuning_draws=settings.num_tuning_epochs or num_draws,
     learning_rates=[rate] if rate else evaluate_lib.LEARNING_RATES,
+    replicas=replicas,
   )
+  if not replicas.is_chief:
+    return curves
   num_problems = len(next(iter(curves.values())).losses)
   print(report.table(report.summarize(curves)))
   title = f"{settings.problem}: {num_problems} fresh problems"
@@ -64,6 +81,12 @@ def evaluate(settings: EvaluationSettings) -> dict[str, evaluate_lib.Curves]:
     write_results(curves, set(learned), path, board, title)
   print(f"\nAll ran on the same problems, {num_problems}; written to {path}/")
   return curves
+
+
+def _open(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+  with files.writing(path):
+    path.mkdir(parents=True, exist_ok=True)
+    files.write_text(path / "flags.txt", flagfile.as_flagfile(values))
 
 
 def load(paths: Sequence[str]) -> dict[str, Optimizer]:

@@ -23,6 +23,7 @@ CONTENDERS = (
 
 # How work is shared out: over the GPUs of a machine, or over processes.
 STRATEGIES = ("mirrored", "multi_worker")
+WORKER_TIMEOUT = 600.0  # seconds to wait for the others
 
 AUTO = "auto"  # as an unroll_length: measured before the run
 
@@ -78,6 +79,7 @@ class TrainingSettings:
   seed: int = 0
   jit_compile: bool = False
   strategy: str | None = None  # one of STRATEGIES; None: this process alone
+  worker_timeout: float = WORKER_TIMEOUT
   trace_graph: bool = False
 
   def resolved(self) -> "TrainingSettings":
@@ -217,6 +219,8 @@ class EvaluationSettings:
   imports: tuple[str, ...] = ()
   save_path: str | None = None
   plot: bool = True
+  strategy: str | None = None  # one of STRATEGIES; None: this process alone
+  worker_timeout: float = WORKER_TIMEOUT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,14 @@ from l2l_tf.storage import files
 from l2l_tf.storage.summaries import TRAJECTORIES, TensorBoard
 
 # Settings that do not affect a run's result; they may differ when it is resumed.
-_PRESENTATION = ("log_period", "save_path", "trace_graph", "imports", "strategy")
+_PRESENTATION = (
+  "log_period",
+  "save_path",
+  "trace_graph",
+  "imports",
+  "strategy",
+  "worker_timeout",
+)
 # Settings that only decide when a run is validated and when it ends; they may differ as
 # well.
 _ENDING = ("evaluation_period", "patience")
@@ -75,7 +82,14 @@ def train(settings: TrainingSettings) -> int:
     ConfigurationError: if the directory belongs to another run.
     WriteError: if a result cannot be written; the run can resume from its checkpoint.
   """
-  strategy = strategies.build(settings.strategy)  # before TensorFlow is used
+  # First of all, for TensorFlow must not have been used.
+  with strategies.joined(settings.strategy, settings.worker_timeout) as strategy:
+    return _train_with(strategy, settings)
+
+
+def _train_with(
+  strategy: tf.distribute.Strategy | None, settings: TrainingSettings
+) -> int:
   own_files.run_all(settings.imports)
   settings = settings.resolved()
   if strategy is not None and settings.unroll_length == AUTO:

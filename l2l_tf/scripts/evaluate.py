@@ -12,7 +12,13 @@ TensorBoard logs.
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import BASELINES, QUASI_NEWTON, EvaluationSettings
+from l2l_tf.runs.settings import (
+  BASELINES,
+  QUASI_NEWTON,
+  STRATEGIES,
+  WORKER_TIMEOUT,
+  EvaluationSettings,
+)
 from l2l_tf.scripts import launch
 
 flags.DEFINE_string(
@@ -75,9 +81,23 @@ flags.DEFINE_string(
   " optimizer, else tensorboard_logs/<problem>/evaluation.",
 )
 flags.DEFINE_bool("plot", True, "Whether to draw curves.png.")
+flags.DEFINE_enum(
+  "strategy",
+  None,
+  STRATEGIES,
+  "What shares out the draws of the problem: multi_worker, over the workers that"
+  " TF_CONFIG or SLURM names, as l2l-train --help says; by default this process does"
+  " all.",
+)
+flags.DEFINE_float(
+  "worker_timeout",
+  WORKER_TIMEOUT,
+  "Seconds that a worker waits for the others, with --strategy=multi_worker.",
+)
 
 launch.problem("problem")
 launch.positive_number("learning_rate")
+launch.positive_number("worker_timeout")
 launch.files("imports")
 launch.expressions_or_baselines("optimizer")
 flags.register_multi_flags_validator(

@@ -17,7 +17,13 @@ import math
 from absl import flags
 
 from l2l_tf.runs import presets, vocabulary
-from l2l_tf.runs.settings import AUTO, CHOICES, STRATEGIES, TrainingSettings
+from l2l_tf.runs.settings import (
+  AUTO,
+  CHOICES,
+  STRATEGIES,
+  WORKER_TIMEOUT,
+  TrainingSettings,
+)
 from l2l_tf.scripts import launch
 
 
@@ -234,6 +240,11 @@ flags.DEFINE_enum(
   " SLURM names, each of which is to be started with this same command (l2l-launch"
   " starts some on this machine); by default this process does all.",
 )
+flags.DEFINE_float(
+  "worker_timeout",
+  WORKER_TIMEOUT,
+  "Seconds that a worker waits for the others, with --strategy=multi_worker.",
+)
 flags.DEFINE_bool(
   "jit_compile",
   False,
@@ -267,6 +278,7 @@ for _name in ("clip_norm", "task_clip_norm"):
   flags.register_validator(
     _name, lambda x: x is None or x > 0, "it must be positive; inf turns it off"
   )
+launch.positive_number("worker_timeout")
 flags.register_validator(
   "output_scale",
   lambda x: x is None or math.isfinite(x),
