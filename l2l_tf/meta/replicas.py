@@ -6,6 +6,7 @@ all that travels in an update: a vector with an entry for each weight of the opt
 and a few for the logs, whatever the size of what is optimized.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -68,11 +69,11 @@ class Replicas:
       )
     self._strategy = strategy
     self.count, self._own, self._devices = 1, [0], [None]
+    self._compiled: dict[tf.DType, Any] = {}
     if strategy is not None:
       self.count = strategy.num_replicas_in_sync
       ids = tf.function(lambda: strategy.run(_replica_id), autograph=False)()
       self._own = [int(i) for i in strategy.experimental_local_results(ids)]
-      self._compiled = tf.function(self._reduce, autograph=False, reduce_retracing=True)
     if len(self._own) > 1:
       self._devices = list(strategy.extended.worker_devices)
 
@@ -167,6 +168,8 @@ class Replicas:
       except Exception as e:
         error = e
     if self.any(error is not None):
+      with contextlib.suppress(tf.errors.OpError):
+        self.any(True)  # The chief stays until the others know.
       raise error or ReplicaError("The chief has ended with an error; it says which.")
     return result
 
@@ -201,9 +204,13 @@ class Replicas:
     return tf.nest.pack_sequence_as(nest, summed)
 
   def _all_reduced(self, vector: tf.Tensor) -> tf.Tensor:
-    if tf.executing_eagerly():
-      return self._compiled(vector)
-    return self._reduce(vector)
+    if not tf.executing_eagerly():
+      return self._reduce(vector)
+    dtype = vector.dtype
+    if dtype not in self._compiled:  # One for vectors of any length.
+      spec = [tf.TensorSpec([None], dtype)]
+      self._compiled[dtype] = tf.function(self._reduce, spec, autograph=False)
+    return self._compiled[dtype](vector)
 
   def _reduce(self, vector: tf.Tensor) -> tf.Tensor:
     def reduce():

@@ -136,6 +136,8 @@ class TrainingRun:
     may_change = (*may_change, "replicas")
     claimed = self.replicas.led(lambda: claim(self._path, config, may_change))
     self.changes = claimed or {}  # name -> (former, new); the chief's
+    if "replicas" in self.changes:  # It is not noted of one.
+      self.changes["replicas"] = tuple(n or 1 for n in self.changes["replicas"])
     self.epoch = tf.Variable(0, dtype=tf.int64)  # finished epochs
     self.num_skipped = tf.Variable(0, dtype=tf.int64)  # windows that were not finite
     self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
