@@ -172,7 +172,7 @@ def test_ratios_are_of_the_same_round(capsys):
 
 def test_the_main_modules_import_no_framework():
   code = (
-    "import sys, meta_train, keras_step\n"
+    "import sys, meta_train, keras_step, structure_step\n"
     "print({'tensorflow', 'keras', 'jax', 'torch', 'l2l_tf'} & {*sys.modules})"
   )
   done = subprocess.run(
