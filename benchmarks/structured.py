@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from hierarchical_as_published import AsPublished
 
 from l2l_tf.keras import LearnedOptimizer
@@ -19,10 +20,15 @@ _LEARNING_RATE = 1e-3
 class LowestLevel(HierarchicalRNN):
   """The hierarchy without what its upper levels cost: they do not move, nor bias."""
 
-  def _cells(self, segments, inputs, state):
+  def _biases(self, segments, state):
     biases = self.coordinates.biases()[..., np.newaxis]  # [30, 1, 1]
-    coordinates = self.coordinates(inputs, state.coordinates, biases)
-    return coordinates, state.tensors, state.whole
+    return tf.broadcast_to(biases, [biases.shape[0], segments.num_rows, 1])
+
+  def _summed(self, coordinates, inputs):
+    return []
+
+  def _levels_above(self, means, state):
+    return state.tensors, state.whole
 
 
 def hierarchy(make: type[HierarchicalRNN] = HierarchicalRNN) -> HierarchicalRNN:
