@@ -1,10 +1,9 @@
 """How an optimizer runs on the variables of a model.
 
 A coordinate-wise optimizer runs as `Blocked`; any other one gets all tensors as they
-are, in one call, which counts as one block, but which may itself run `InParts`. In
-addition, a step is skipped if a
-gradient is not finite, variables without a gradient keep their state, and the state may
-be stored in another type.
+are, in one call, which counts as one block, but may itself be made in parts. In
+addition, a step is skipped if a gradient is not finite, variables without a gradient
+keep their state, and the state may be stored in another type.
 """
 
 from collections.abc import Mapping, Sequence
