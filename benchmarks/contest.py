@@ -271,8 +271,20 @@ def print_header(
   print()
 
 
-def report(turn: str, first: dict[str, float], times: dict[str, np.ndarray]) -> None:
-  """Prints the times of a `turn`, such as "epoch", and their ratios to l2l_tf's."""
+def report(
+  turn: str,
+  first: dict[str, float],
+  times: dict[str, np.ndarray],
+  reference: str = OWN,
+) -> None:
+  """Prints the times of a `turn`, such as "epoch", and their ratios to one's.
+
+  Args:
+    turn: what is timed.
+    first: seconds of each contender's first turn.
+    times: seconds of its later ones.
+    reference: whom the others are compared with.
+  """
   width = max(map(len, [turn, *times])) + 2
   print(f"{turn:{width}}{'first':>14}{'median':>14}")
   for name, seconds in times.items():
@@ -280,9 +292,11 @@ def report(turn: str, first: dict[str, float], times: dict[str, np.ndarray]) -> 
     print(f"{name:{width}}{first[name]:12.2f} s{median:11.1f} ms")
   if len(times) == 1:
     return
-  print(f"\nRatio of {turn}s of the same round; above 1, l2l_tf is faster")
-  print(f"{'':{width + 9}}{'min':>8}{'median':>8}{'max':>8}")
-  for name in list(times)[1:]:
-    ratio = times[name] / times[OWN]
+  print(f"\nRatio of {turn}s of the same round; above 1, {reference} is faster")
+  print(f"{'':{width + len(reference) + 3}}{'min':>8}{'median':>8}{'max':>8}")
+  for name in times:
+    if name == reference:
+      continue
+    ratio = times[name] / times[reference]
     low, middle, high = ratio.min(), np.median(ratio), ratio.max()
-    print(f"{name:{width}} / l2l_tf{low:8.2f}{middle:8.2f}{high:8.2f}")
+    print(f"{name:{width}} / {reference}{low:8.2f}{middle:8.2f}{high:8.2f}")

@@ -1,7 +1,7 @@
 """Steps of Keras's optimizers, l2l_tf's among them, as contenders."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from l2l_tf.optimizers import CoordinatewiseLSTM, GeneralRule
 
 _BATCH = 64
 _BLOCK_SIZE = 1 << 14
+_PROVEN_STEPS = 5
 _VERSION = f"tensorflow {tf.__version__}, keras {keras.__version__}"
 
 
@@ -70,11 +71,11 @@ class Steps:
   version = _VERSION
 
   def __init__(self, model: str, optimizer: str, jit_compile: bool = False):
-    """Takes names: a model's, and "l2l_tf" or "Adam"."""
-    shapes = _shapes(model)
-    self._grads = [_normal(shape, i) for i, shape in enumerate(shapes)]
+    """Takes names: a model's, and "l2l_tf", "Adam", or one in `structured.py`."""
+    self._shapes, self._arguments = _shapes(model), (optimizer, jit_compile)
+    self._grads = [_normal(shape, i) for i, shape in enumerate(self._shapes)]
     self._step, self._variables = _keras_step(
-      _optimizer(optimizer), shapes, self._grads, jit_compile
+      _optimizer(optimizer), self._shapes, self._grads, jit_compile
     )
 
   def turn(self, index: int) -> None:
@@ -84,8 +85,24 @@ class Steps:
     """Takes two steps; returns the parameters."""
     self._step()
     self._step()
-    theta = np.concatenate([np.ravel(v) for v in self._variables])
-    return {"parameters after two steps": theta}
+    return {"parameters after two steps": _joined(self._variables)}
+
+  def updates(self) -> dict[str, np.ndarray]:
+    """Returns those of a fresh optimizer's steps, on gradients that are never alike."""
+    name, jit_compile = self._arguments
+    optimizer, variables = _optimizer(name), _variables(self._shapes)
+
+    @tf.function(autograph=False, jit_compile=jit_compile)
+    def step(grads):
+      optimizer.apply(grads, variables)
+
+    found = {}
+    for t in range(_PROVEN_STEPS):
+      before = _joined(variables)
+      grads = [_normal(shape, [t, i]) for i, shape in enumerate(self._shapes)]
+      step([tf.constant(0.5**t * g) for g in grads])
+      found[f"updates of step {t + 1}"] = _joined(variables) - before
+    return found
 
   def reference(self) -> dict[str, Any]:
     """Returns the LSTM's weights, the gradients, and the answers expected of others."""
@@ -166,20 +183,24 @@ def _lstm() -> CoordinatewiseLSTM:
   return CoordinatewiseLSTM((20, 20), output_scale=1.0)
 
 
-def _optimizer(name: str) -> keras.optimizers.Optimizer:
+def _optimizer(name: str) -> Any:
   if name in ("Adam", "Muon"):
     return getattr(keras.optimizers, name)()
   if name in ("GeneralRule", "without_blocks"):
     rule = GeneralRule(32 if name == "GeneralRule" else None)
     return LearnedOptimizer(rule, total_steps=1000)
-  return LearnedOptimizer(_lstm(), block_size=_BLOCK_SIZE)
+  if name == "l2l_tf":
+    return LearnedOptimizer(_lstm(), block_size=_BLOCK_SIZE)
+  import structured  # Another checkout that is compared may lack what it imports.
+
+  return structured.optimizer(name)
 
 
 def _keras_step(
   optimizer, shapes, grads, jit_compile
 ) -> tuple[Callable[[], Any], list[keras.Variable]]:
   """Returns a compiled step of a Keras optimizer on given gradients."""
-  variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes]
+  variables = _variables(shapes)
   grads = [tf.constant(g) for g in grads]
 
   @tf.function(autograph=False, jit_compile=jit_compile)
@@ -194,5 +215,13 @@ def _shapes(model: str) -> list[tuple[int, ...]]:
   return [tuple(v.shape) for v in _MODELS[model]().trainable_variables]
 
 
-def _normal(shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _variables(shapes: Sequence[tuple[int, ...]]) -> list[keras.Variable]:
+  return [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes]
+
+
+def _joined(variables: Sequence[keras.Variable]) -> np.ndarray:
+  return np.concatenate([np.ravel(v) for v in variables])
+
+
+def _normal(shape: tuple[int, ...], seed: int | Sequence[int]) -> np.ndarray:
   return np.random.RandomState(seed).normal(size=shape).astype(np.float32)

@@ -165,11 +165,14 @@ def test_ratios_are_of_the_same_round(capsys):
   contest.report("epoch", {"l2l_tf": 1.0, "jax": 2.0}, times)
   line = capsys.readouterr().out.splitlines()[-1]
   assert line.split() == ["jax", "/", "l2l_tf", "0.50", "1.00", "2.00"]
+  contest.report("epoch", {"l2l_tf": 1.0, "jax": 2.0}, times, reference="jax")
+  line = capsys.readouterr().out.splitlines()[-1]
+  assert line.split() == ["l2l_tf", "/", "jax", "0.50", "1.00", "2.00"]
 
 
 def test_the_main_modules_import_no_framework():
   code = (
-    "import sys, meta_train, keras_step\n"
+    "import sys, meta_train, keras_step, structure_step\n"
     "print({'tensorflow', 'keras', 'jax', 'torch', 'l2l_tf'} & {*sys.modules})"
   )
   done = subprocess.run(

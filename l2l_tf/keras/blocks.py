@@ -1,9 +1,9 @@
 """How an optimizer runs on the variables of a model.
 
 A coordinate-wise optimizer runs as `Blocked`; any other one gets all tensors as they
-are, in one call, which counts as one block. In addition, a step is skipped if a
-gradient is not finite, variables without a gradient keep their state, and the state may
-be stored in another type.
+are, in one call, which counts as one block, but may itself be made in parts. In
+addition, a step is skipped if a gradient is not finite, variables without a gradient
+keep their state, and the state may be stored in another type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ import tensorflow as tf
 from l2l_tf.meta import execution
 from l2l_tf.optimizers import PARAMETERS, TENSOR, Blocked, Optimizer, blocked
 from l2l_tf.optimizers.layout import Layout, flatten
+from l2l_tf.optimizers.parts import InParts
 
 
 class Blocks:
@@ -32,22 +33,23 @@ class Blocks:
     Args:
       optimizer: learned or hand-designed.
       specs: shape and type of every variable.
-      block_size: the most coordinates per call of a coordinate-wise optimizer; by
+      block_size: the most coordinates per call of an optimizer that can be cut; by
         default all.
       state_dtype: type in which floating-point states are stored between steps; by
         default the optimizer's own.
     """
-    self._optimizer = optimizer
     self._specs = list(specs)
-    self._running = execution.blocked(optimizer, block_size)
+    size = sum(spec.shape.num_elements() for spec in specs)
+    self._running = execution.blocked(optimizer, block_size, size)
     self._is_cut = isinstance(self._running, Blocked)
+    self._optimizer = optimizer if self._is_cut else self._running
     self._state_dtype = state_dtype
     # Compiled once for all blocks, which are alike.
     self._advance = tf.function(
-      self._advance_block, jit_compile=optimizer.jit_compile, autograph=False
+      self._advance_block, jit_compile=self._optimizer.jit_compile, autograph=False
     )
     block = self._layout.split(self._zeros())[:1] if self._is_cut else self._zeros()
-    state = optimizer.initial_state(block)
+    state = self._optimizer.initial_state(block)
     self._state_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, state)
 
   def initial_states(self) -> list[list[tf.Tensor]]:
@@ -90,14 +92,14 @@ class Blocks:
   def joined(self, states: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Returns the state as if there were one block: arrays [..., all coordinates]."""
     if not self._is_cut:
-      return list(states[0])
+      return self._joined_parts(states[0])
     blocks = [[tf.convert_to_tensor(x) for x in state] for state in states]
     return [x.numpy() for x in blocked.joined(blocks, self._layout.size)]
 
   def cut(self, leaves: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     """Returns the state of each block: the inverse of `joined`."""
     if not self._is_cut:
-      return [list(leaves)]
+      return [self._divided(leaves)]
     whole = [tf.convert_to_tensor(x) for x in leaves]
     return [[x.numpy() for x in b] for b in blocked.cut(whole, self._layout.count)]
 
@@ -170,6 +172,21 @@ class Blocks:
       values = self._optimizer.diagnostics([flat], self._unpack(state))
       found |= {f"{group}/{name}": value for name, value in values.items()}
     return found
+
+  def _joined_parts(self, leaves: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if not isinstance(self._running, InParts):
+      return list(leaves)
+    tensors = [tf.convert_to_tensor(x) for x in leaves]
+    state = tf.nest.pack_sequence_as(self._state_spec, tensors)
+    return [x.numpy() for x in tf.nest.flatten(self._running.joined(state))]
+
+  def _divided(self, leaves: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The inverse of `_joined_parts`."""
+    if not isinstance(self._running, InParts):
+      return list(leaves)
+    tensors = [tf.convert_to_tensor(x) for x in leaves]
+    state = tf.nest.pack_sequence_as(self._running.inner.divides(), tensors)
+    return [x.numpy() for x in tf.nest.flatten(self._running.divided(state))]
 
   @property
   def _layout(self) -> Layout:

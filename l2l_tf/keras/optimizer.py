@@ -53,8 +53,8 @@ class LearnedOptimizer(StoredOptimizer):
   Memory: every parameter of the model has a state. That of `GeneralRule` ("general")
   takes 12 bytes per parameter, that of an LSTM of two layers of 20 units
   2 * 2 * 20 floats, 320 bytes, where Adam takes 8. A step needs copies of the gradients
-  and the activations of one block in addition; `HierarchicalRNN`, which has no blocks,
-  takes 76 bytes, and about 450 more in a step.
+  and the activations of the blocks in hand in addition. `HierarchicalRNN` takes 76
+  bytes, and about 450 more in a step for each parameter of these blocks.
 
   A model of the shapes of a learned start (`Optimizer.initial_params`) begins there
   after `assign_start`, else at its initializers or loaded weights. A model of other
@@ -111,7 +111,8 @@ class LearnedOptimizer(StoredOptimizer):
         and the attribute `total_steps` can be set at any time.
       block_size: the most coordinates that are updated in one call, which bounds a
         step's temporary memory; None for all at once. It applies to coordinate-wise
-        optimizers; others get whole tensors. XLA compiles every block separately: with
+        optimizers, to `HierarchicalRNN` and to `GlobalAveragingLSTM`; others get whole
+        tensors. XLA compiles every block separately: with
         `jit_compile=True` a model of many millions of parameters compiles faster with
         larger blocks, such as 1 << 18.
       state_dtype: "bfloat16" halves the state's memory, at some loss of precision;

@@ -16,6 +16,7 @@ from l2l_tf.meta import unroll
 from l2l_tf.meta.objective import MetaObjective
 from l2l_tf.optimizers import ALL, COORDINATE, LOSS, Blocked, Optimizer
 from l2l_tf.optimizers.compiled import Compiled
+from l2l_tf.optimizers.parts import Divisible, InParts
 from l2l_tf.optimizers.stacked import Stacked
 from l2l_tf.optimizers.wrapper import Wrapper
 from l2l_tf.problems import Problem, TaskBatch
@@ -59,9 +60,21 @@ def compiled_loop(problem: Problem, optimizer: Optimizer, run: Callable) -> Call
   return tf.function(run, jit_compile=True, autograph=False)
 
 
-def blocked(optimizer: Optimizer, size: int | None) -> Optimizer:
-  """Wraps an optimizer in blocks of `size` coordinates, if it can be cut at all."""
-  return Blocked(optimizer, size) if optimizer.coupling == COORDINATE else optimizer
+def blocked(optimizer: Optimizer, size: int | None, num_coordinates: int) -> Optimizer:
+  """Wraps an optimizer in blocks, or in parts, if it can be cut at all.
+
+  Args:
+    optimizer: any.
+    size: the most coordinates of a block; None for one block.
+    num_coordinates: of all parameters.
+  """
+  if optimizer.coupling == COORDINATE:
+    return Blocked(optimizer, size)
+  can_be_cut = isinstance(optimizer, Divisible) and optimizer.jit_compile
+  if not can_be_cut or size is None or num_coordinates <= size or cores.on_gpu():
+    return optimizer
+  rounds = -(-num_coordinates // (size * cores.num_shards()))
+  return InParts(optimizer, rounds * cores.num_shards())
 
 
 def arranged(

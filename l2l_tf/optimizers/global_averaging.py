@@ -26,7 +26,8 @@ import tensorflow as tf
 
 from l2l_tf import dtypes, registry
 from l2l_tf import preprocess as preprocess_lib
-from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM
+from l2l_tf.optimizers import parts
+from l2l_tf.optimizers.coordinatewise import CoordinatewiseLSTM, from_coordinates
 from l2l_tf.optimizers.lstm import cell, network
 from l2l_tf.optimizers.traits import ALL
 
@@ -43,15 +44,6 @@ class AveragingState(NamedTuple):
 
   hidden: Signal
   cell: tf.Tensor  # [units, N]
-
-
-def averaged(hidden: tf.Tensor, count: int) -> Signal:
-  """Averages the outputs [units, N] of the first `count` cells over N."""
-  # A sum over many coordinates exceeds the range of float16.
-  (summable,) = dtypes.for_sum([hidden])
-  # Of all cells: XLA takes longer for a slice of them.
-  mean = tf.cast(tf.reduce_mean(summable, axis=1, keepdims=True), hidden.dtype)
-  return Signal(mean[:count], hidden[count:])
 
 
 def affine(signals: Sequence[Signal], weights: Sequence[tf.Tensor], bias: tf.Tensor):
@@ -83,6 +75,10 @@ class AveragingNetwork(snt.Module):
   def weights(self) -> network.Weights:
     return self._deep.weights
 
+  def divides(self) -> list[AveragingState]:
+    """As `Divisible` has it: what is cut."""
+    return [AveragingState(Signal(False, True), True) for _ in self.weights.layers]
+
   @snt.no_name_scope
   def initial_state(self, batch_size: int | tf.Tensor) -> list[AveragingState]:
     k, state = self._count, self._deep.initial_state(batch_size)
@@ -94,32 +90,71 @@ class AveragingNetwork(snt.Module):
     self, x: tf.Tensor, state: list[AveragingState]
   ) -> tuple[tf.Tensor, list[AveragingState]]:
     """Maps inputs [num_inputs, N] to outputs [num_outputs, N]."""
-    last, next_state, _ = self._run(x, state)
+    divides = self.divides()
+    whole = parts.divided(state, divides)
+    (outputs,), next_state = self.step([x], whole, parts.one_by_one)
+    return outputs, parts.joined(next_state, divides)
+
+  @snt.no_name_scope
+  def step(
+    self, inputs: list[tf.Tensor], state: list[AveragingState], each: parts.Each
+  ) -> tuple[list[tf.Tensor], list[AveragingState]]:
+    """Maps parts of the inputs to those of the outputs; the state is divided."""
+    last, next_state, _ = self._run(inputs, state, each)
     with tf.name_scope("linear"):
-      return affine([last], [self.weights.w], self.weights.b), next_state
+      linear = lambda own: affine(
+        [Signal(last.averages, own)], [self.weights.w], self.weights.b
+      )
+      return each(linear, list(zip(last.own))), next_state
 
   @snt.no_name_scope
   def saturation(self, x: tf.Tensor, state: list[AveragingState]):
     """Returns the fraction of each layer's gates that are within 0.05 of 0 or 1."""
-    return network.saturation(self._run(x, state)[2])
+    whole = parts.divided(state, self.divides())
+    observed = self._run([x], whole, parts.one_by_one, lambda activations: activations)[
+      2
+    ]
+    return network.saturation([activations for (activations,) in observed])
 
   @snt.no_name_scope
-  def _run(self, x, state):
-    signal = Signal(tf.zeros([0, 1], x.dtype), x)
-    next_state, activations = [], []
-    for i, (layer, before) in enumerate(zip(self.weights.layers, state), 1):
-      *weights, b = layer
+  def _run(self, inputs, state, each, observe=lambda activations: ()):
+    """Returns the last layer's signal, the next state, and what was observed."""
+    signal = Signal(tf.zeros([0, 1], inputs[0].dtype), inputs)
+    next_state, observed = [], []
+    for i, (weights, before) in enumerate(zip(self.weights.layers, state), 1):
+      shared = signal.averages, before.hidden.averages
+      layer = lambda *own, shared=shared, weights=weights: self._layer(
+        weights, *map(Signal, shared, own[:2]), own[2], observe
+      )
       with tf.name_scope(f"lstm_{i}"):
-        z = affine([signal, before.hidden], weights, b)
-        hidden, c, layer_activations = cell.forward(z, before.cell)
-        signal = averaged(hidden, self._count)
-      next_state.append(AveragingState(signal, c))
-      activations.append(layer_activations)
-    return signal, next_state, activations
+        calls = list(zip(signal.own, before.hidden.own, before.cell))
+        own, cells, sums, seen = map(list, zip(*each(layer, calls)))
+        signal = Signal(_averages(sums, cells), own)
+      next_state.append(AveragingState(signal, cells))
+      observed.append(seen)
+    return signal, next_state, observed
+
+  def _layer(self, weights, below: Signal, hidden: Signal, cells, observe):
+    """Returns h_t and c_t of a part, the sums to be averaged, and activations."""
+    *products, b = weights
+    hidden, cells, activations = cell.forward(
+      affine([below, hidden], products, b), cells
+    )
+    # A sum over many coordinates exceeds the range of float16.
+    (summable,) = dtypes.for_sum([hidden])
+    # Of all cells: XLA takes longer for a slice of them.
+    sums = tf.reduce_sum(summable, axis=1, keepdims=True)
+    return hidden[self._count :], cells, sums[: self._count], observe(activations)
+
+
+def _averages(sums: list[tf.Tensor], cells: list[tf.Tensor]) -> tf.Tensor:
+  """Returns the averages over all N, [k, 1], given the sums over parts of N."""
+  size = sum(part.shape[1] for part in cells)
+  return tf.cast(tf.add_n(sums) / size, cells[0].dtype)
 
 
 @registry.register
-class GlobalAveragingLSTM(CoordinatewiseLSTM):
+class GlobalAveragingLSTM(parts.Divisible, CoordinatewiseLSTM):
   """A deep LSTM on every coordinate, with some cells averaged over all coordinates.
 
   Andrychowicz et al. 2016, appendix: LSTM+GAC. The averages replace the outputs of the
@@ -176,6 +211,20 @@ class GlobalAveragingLSTM(CoordinatewiseLSTM):
   def jit_compile(self) -> bool:
     """Whether XLA can compile a step: not if the preprocess may be anything."""
     return self._is_elementwise
+
+  def divides(self):
+    return self._network.divides()
+
+  def step(self, grads, state, each):
+    with tf.name_scope("preprocess"):
+      sizes = [part.shape[1] for part in state[0].cell]
+      columns = parts.split(self._columns(grads), sizes, axis=1)
+      inputs = each(self._inputs, list(zip(columns)))
+    outputs, next_state = self._network.step(inputs, state, each)
+    with tf.name_scope("update"):
+      updates = self._output_scale * tf.concat(outputs, axis=1)
+      updates = from_coordinates(updates, grads)
+      return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_state
 
   @property
   def _has_pass(self) -> bool:

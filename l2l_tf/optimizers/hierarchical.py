@@ -31,9 +31,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from l2l_tf import registry, seeds
-from l2l_tf.optimizers import base, coordinatewise
+from l2l_tf.optimizers import base, coordinatewise, parts
 from l2l_tf.optimizers.lstm.cell import sigmoid_by_tanh
-from l2l_tf.optimizers.segments import Segments
+from l2l_tf.optimizers.segments import Segments, row_sums
 from l2l_tf.optimizers.traits import ALL, GRADIENTS
 
 _UNITS = 10, 20, 20  # of the three levels, from below
@@ -71,8 +71,25 @@ class HierarchicalState(NamedTuple):
   log_rates: tf.Tensor  # e, [R, W]
 
 
+class Rows(NamedTuple):
+  """Some rows of the gradients, and what they are told from above."""
+
+  grads: tf.Tensor  # [R, W]
+  entries: tf.Tensor  # how many each row holds, [R]
+  biases: tf.Tensor  # of their GRUs, [30, R, 1]
+
+
+class Own(NamedTuple):
+  """What belongs to the coordinates of some rows in a `HierarchicalState`."""
+
+  coordinates: tf.Tensor
+  averages: tf.Tensor
+  squares: tf.Tensor
+  log_rates: tf.Tensor
+
+
 @registry.register
-class HierarchicalRNN(base.Optimizer):
+class HierarchicalRNN(parts.Divisible, base.Optimizer):
   """GRUs for coordinates, tensors and the whole, which see gradients without scale.
 
   Wichrowska et al. 2017; the equations stand at the top of this file. The updates do
@@ -86,8 +103,8 @@ class HierarchicalRNN(base.Optimizer):
   learned as well. The paper's attention, gradients at a point ahead of theta, is left
   out: what is to be evaluated at the end is theta, and no optimizer is told of the end.
 
-  The state takes 76 bytes a coordinate in float32. All coordinates move in one call,
-  which takes about 450 bytes a coordinate in addition.
+  The state takes 76 bytes a coordinate in float32. Coordinates that move in one call
+  take about 450 bytes each in addition.
 
   >>> optimizer = HierarchicalRNN(learning_rate=0.01)
   >>> grads = [tf.constant([1e-6, 1.0, -1e6]), tf.ones([2, 2])]
@@ -99,6 +116,7 @@ class HierarchicalRNN(base.Optimizer):
   coupling = ALL
   reads = {GRADIENTS}
   jit_compile = True
+  parts_axis = -2  # rows
 
   def __init__(
     self, learning_rate: float = 1e-3, seed: int = 0, dtype: str = "float32"
@@ -156,27 +174,39 @@ class HierarchicalRNN(base.Optimizer):
       tf.fill(rows, log_rate),
     )
 
-  def __call__(self, grads, state, params=None, loss=None):
+  def divides(self):
+    return HierarchicalState(False, True, False, False, True, True, True)
+
+  def step(self, grads, state, each):
     segments = _segments(grads)
     if not segments.size:
       return list(grads), state
-    scaled, cells, averages, squares = self._read(segments, grads, state)
-    with tf.name_scope("update"):
-      direction, change = self._outputs(cells[0], scaled)
-      log_rate, log_rates = _rates(self._constants, state.log_rates, change)
-      update = -tf.exp(log_rate) * direction / _root_mean_square(segments, direction)
-      updates = segments.cut(update, grads)
-    next_state = HierarchicalState(state.step + 1, *cells, averages, squares, log_rates)
-    return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], next_state
+    own = list(map(Own, *(getattr(state, name) for name in Own._fields)))
+    ((rows, mean),) = each(
+      lambda *given: self._from_above(segments, *given), [(grads, state)]
+    )
+    move = lambda *part: self._move(*part, state.step, mean)
+    moves, own, sums = zip(*each(move, list(zip(rows, own))))
+    ((updates, tensors, whole),) = each(
+      lambda *given: self._from_below(segments, *given), [(grads, moves, sums, state)]
+    )
+    own = {name: list(part) for name, part in zip(Own._fields, zip(*own))}
+    next_state = state._replace(
+      step=state.step + 1, tensors=tensors, whole=whole, **own
+    )
+    return updates, next_state
 
   def diagnostics(self, grads, state):
     """Returns the mean log10 rate, the mean decays, and RMS(q) of all tensors."""
     segments = _segments(grads)
     if not segments.size:
       return {}
-    average, square = self._decays(state)
-    scaled, cells, _, _ = self._read(segments, grads, state)
-    direction, _ = self._outputs(cells[0], scaled)
+    whole = parts.divided(state, self.divides())
+    (rows,), mean = self._from_above(segments, grads, whole)
+    own = Own(*(getattr(state, name) for name in Own._fields))
+    average, square = self._decays(own)
+    scaled, _, own = self._read(rows, own, state.step, mean)
+    direction, _ = self._outputs(own.coordinates, scaled)
     return {
       "log10_rate": segments.mean(state.log_rates) / math.log(10.0),
       "average_decay": segments.mean(average),
@@ -188,47 +218,86 @@ class HierarchicalRNN(base.Optimizer):
   def _constants(self) -> Constants:
     return Constants(*tf.unstack(tf.convert_to_tensor(self.constants)))
 
-  def _decays(self, state: HierarchicalState) -> tuple[tf.Tensor, tf.Tensor]:
+  def _from_above(self, segments: Segments, grads, state):
+    """Returns the `Rows` of each part, and the mean of e."""
+    with tf.name_scope("from_above"):
+      grads = segments.lay_out([tf.cast(g, self._dtype) for g in grads])
+      biases, entries = self._biases(segments, state), segments.entries
+      sizes = [part.shape[0] for part in state.log_rates]
+      cut = lambda x, axis=0: parts.split(x, sizes, axis)
+      rows = list(map(Rows, cut(grads), cut(entries), cut(biases, axis=1)))
+      sums = [row_sums(e, part.entries) for e, part in zip(state.log_rates, rows)]
+      return rows, tf.reduce_sum(tf.concat(sums, axis=0)) / segments.size
+
+  def _move(self, rows: Rows, own: Own, step, mean):
+    """Moves the coordinates of some rows.
+
+    Returns:
+      exp(e^) q, [R, W]; their next state; and sums over each row, [23, R], of h, x and
+      the square of q.
+    """
+    with tf.name_scope("coordinates"):
+      scaled, inputs, own = self._read(rows, own, step, mean)
+      direction, change = self._outputs(own.coordinates, scaled)
+      log_rate, log_rates = _rates(self._constants, own.log_rates, change)
+      summed = [
+        *self._summed(own.coordinates, inputs),
+        tf.square(direction)[tf.newaxis],
+      ]
+      sums = row_sums(tf.concat(summed, axis=0), rows.entries)
+      return tf.exp(log_rate) * direction, own._replace(log_rates=log_rates), sums
+
+  def _from_below(self, segments: Segments, grads, moves, sums, state):
+    """Returns the updates, and the next states of the two levels above."""
+    with tf.name_scope("from_below"):
+      means = segments.means_of_rows(tf.concat(sums, axis=1))
+      tensors, whole = self._levels_above(means[:-1], state)
+      root_mean_square = segments.spread(tf.sqrt(means[-1:] + _TINY))[0]
+      update = -tf.concat(moves, axis=0) / root_mean_square
+      updates = segments.cut(update, grads)
+      return [tf.cast(u, g.dtype) for u, g in zip(updates, grads)], tensors, whole
+
+  def _decays(self, own: Own) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns b_0 and d, each [R, W]; the first step does without."""
     readouts, constants = self.readouts[:, _AVERAGE:], self._constants
-    average, square = tf.unstack(_product(readouts, state.coordinates))
+    average, square = tf.unstack(_product(readouts, own.coordinates))
     average = sigmoid_by_tanh(average + constants.average)
     return average, sigmoid_by_tanh(square + constants.square)
 
-  def _read(self, segments: Segments, grads, state: HierarchicalState):
-    """Returns m, the next states of the three levels, a and l."""
-    with tf.name_scope("inputs"):
-      rows = segments.lay_out([tf.cast(g, self._dtype) for g in grads])
-      scaled, averages, squares = self._scaled(rows, state)
-      relative = state.log_rates - segments.mean(state.log_rates)
-      inputs = _inputs(scaled, squares, relative)
-    with tf.name_scope("cells"):
-      return scaled, self._cells(segments, inputs, state), averages, squares
+  def _read(self, rows: Rows, own: Own, step, mean):
+    """Returns m, x, and the state with the next h, a and l."""
+    has_past = tf.cast(step > 0, self._dtype)
+    scaled, averages, squares = self._scaled(rows.grads, own, has_past)
+    inputs = _inputs(scaled, squares, own.log_rates - mean)
+    coordinates = self.coordinates(inputs, own.coordinates, rows.biases)
+    return scaled, inputs, Own(coordinates, averages, squares, own.log_rates)
 
-  def _scaled(self, grads, state):
+  def _scaled(self, grads, own: Own, has_past):
     """Returns m, a and l, each [4, R, W]."""
-    decay, square_decay = self._decays(state)
+    decay, square_decay = self._decays(own)
     decays = [decay]
     for _ in range(_SCALES - 1):
       decays.append(tf.sqrt(decays[-1] + _TINY))
-    has_past = tf.cast(state.step > 0, grads.dtype)
     average = lambda x, decay, new: new + has_past * decay * (x - new)
-    averages = average(state.averages, tf.stack(decays), grads)
-    squares = average(state.squares, square_decay, tf.square(averages))
+    averages = average(own.averages, tf.stack(decays), grads)
+    squares = average(own.squares, square_decay, tf.square(averages))
     return tf.asinh(averages / tf.sqrt(squares + _TINY)), averages, squares
 
-  def _cells(self, segments: Segments, inputs, state: HierarchicalState):
-    """Returns the next states of the three levels, from below."""
-    of_tensors = self.coordinates.biases(
-      tf.concat([state.tensors, tf.tile(state.whole, [1, segments.count])], axis=0)
-    )
-    coordinates = self.coordinates(
-      inputs, state.coordinates, segments.spread(of_tensors)
-    )
-    means = segments.means(tf.concat([coordinates, inputs], axis=0))
+  def _biases(self, segments: Segments, state: HierarchicalState) -> tf.Tensor:
+    """Returns the biases from above in all rows, [30, R, 1]."""
+    whole = tf.tile(state.whole, [1, segments.count])
+    above = tf.concat([state.tensors, whole], axis=0)
+    return segments.spread(self.coordinates.biases(above))
+
+  def _summed(self, coordinates, inputs) -> list[tf.Tensor]:
+    """Returns that whose means the level above reads."""
+    return [coordinates, inputs]
+
+  def _levels_above(self, means: tf.Tensor, state: HierarchicalState):
+    """Returns the next s and v, given the means over each tensor, [22, K]."""
     tensors = self.tensors(means, state.tensors, self.tensors.biases(state.whole))
     mean = tf.reduce_mean(tensors, axis=1, keepdims=True)
-    return coordinates, tensors, self.whole(mean, state.whole, self.whole.biases())
+    return tensors, self.whole(mean, state.whole, self.whole.biases())
 
   def _outputs(self, coordinates, scaled) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns q, and w_e . h, each [R, W]."""
@@ -328,12 +397,6 @@ def _rates(constants: Constants, average, change) -> tuple[tf.Tensor, tf.Tensor]
   log_rate = free + tf.stop_gradient(bounded - free)
   momentum = tf.sigmoid(constants.momentum)
   return log_rate, log_rate + momentum * (average - log_rate)
-
-
-def _root_mean_square(segments: Segments, direction: tf.Tensor) -> tf.Tensor:
-  """Returns that of each tensor in its rows, [R, 1]."""
-  squares = segments.means(tf.square(direction)[tf.newaxis])
-  return segments.spread(tf.sqrt(squares + _TINY))[0]
 
 
 def _product(weights: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -54,17 +54,17 @@ class Segments:
 
   def means(self, values: tf.Tensor) -> tf.Tensor:
     """Returns the means over each tensor's entries, [C, K], of values [C, R, W]."""
-    sums = tf.transpose(self._row_sums(values))
-    sums = tf.math.unsorted_segment_sum(sums, self._owners, self.count)
-    return tf.transpose(sums) / tf.constant(self._filled, values.dtype)
+    return self.means_of_rows(row_sums(values, self.entries))
+
+  def means_of_rows(self, sums: tf.Tensor) -> tf.Tensor:
+    """Returns the same, given the sums over each row, [C, R]."""
+    sums = tf.transpose(sums)
+    of_tensors = tf.math.unsorted_segment_sum(sums, self._owners, self.count)
+    return tf.transpose(of_tensors) / tf.constant(self._filled, sums.dtype)
 
   def mean(self, values: tf.Tensor) -> tf.Tensor:
     """Returns the mean over all entries, a scalar, of values [R, W]."""
-    return tf.reduce_sum(self._row_sums(values)) / self.size
-
-  def _row_sums(self, values: tf.Tensor) -> tf.Tensor:
-    """Returns the sums over the last axis, without the padding."""
-    return tf.reduce_sum(tf.where(self._is_entry, values, 0.0), axis=-1)
+    return tf.reduce_sum(row_sums(values, self.entries)) / self.size
 
   @property
   def _owners(self) -> tf.Tensor:
@@ -72,9 +72,25 @@ class Segments:
     return tf.constant(np.repeat(np.arange(self.count), self._rows), tf.int32)
 
   @property
-  def _is_entry(self) -> tf.Tensor:
-    """Returns what is no padding, [R, W]; computed, for it is as large as the model."""
+  def entries(self) -> tf.Tensor:
+    """Returns how many entries each row holds, [R]."""
     counts = np.full([self.num_rows], self.width)
     last = np.cumsum(self._rows, dtype=int) - 1
     counts[last] = [1 + (size - 1) % self.width for size in self._filled]
-    return tf.range(self.width) < tf.constant(counts, tf.int32)[:, tf.newaxis]
+    return tf.constant(counts, tf.int32)
+
+
+def row_sums(values: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
+  """Returns the sums [..., R] over rows of values [..., R, W], without the padding.
+
+  Args:
+    values: of some rows.
+    entries: how many each of these rows holds, [R].
+  """
+  width = values.shape[-1]
+  # Computed, for it is as large as the model.
+  is_entry = tf.range(width) < entries[:, tf.newaxis]
+  rows = tf.reshape(tf.where(is_entry, values, 0.0), [-1, width])
+  # XLA computes a product faster than a sum along the last axis, and rounds it less.
+  sums = tf.matmul(rows, tf.ones([width, 1], values.dtype))
+  return tf.reshape(sums, values.shape[:-1])
