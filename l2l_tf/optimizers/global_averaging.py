@@ -67,9 +67,18 @@ class AveragingNetwork(snt.Module):
   """A `DeepLSTM` in each of whose layers the first cells are averaged."""
 
   def __init__(self, deep: network.DeepLSTM, count: int):
-    """Takes the weights of `deep`; `count` cells of each layer are averaged."""
+    """Takes the weights of `deep`; `count` cells of each layer are averaged.
+
+    Nothing that comes from an average counts at first: of coordinates that are alike up
+    to their sign it would be noise, from which training first had to turn away.
+    """
     super().__init__()
     self._deep, self._count = deep, count
+    layers = deep.weights.layers
+    from_averages = [w_h for _, w_h, _ in layers] + [w_x for w_x, _, _ in layers[1:]]
+    for w in [*from_averages, deep.weights.w]:
+      if count < w.shape[0]:  # Else nothing would come from anywhere.
+        w[:count].assign(tf.zeros_like(w[:count]))
 
   @property
   def weights(self) -> network.Weights:
@@ -111,9 +120,7 @@ class AveragingNetwork(snt.Module):
   def saturation(self, x: tf.Tensor, state: list[AveragingState]):
     """Returns the fraction of each layer's gates that are within 0.05 of 0 or 1."""
     whole = parts.divided(state, self.divides())
-    observed = self._run([x], whole, parts.one_by_one, lambda activations: activations)[
-      2
-    ]
+    *_, observed = self._run([x], whole, parts.one_by_one, lambda seen: seen)
     return network.saturation([activations for (activations,) in observed])
 
   @snt.no_name_scope

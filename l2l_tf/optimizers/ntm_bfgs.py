@@ -112,6 +112,12 @@ class LSTMController(tf.Module):
     num_outputs = 2 + 2 * _WRITE_HEADS
     deep = network.DeepLSTM(num_inputs, num_outputs, layers, initializer, seed, dtype)
     self.network = AveragingNetwork(deep, averaged)
+    # The memory stays the identity, and what is read does not count, until training
+    # finds a use for them; until then they would be noise.
+    (w_x, _, _), *_ = deep.weights.layers
+    w_x[-1:].assign(tf.zeros_like(w_x[-1:]))
+    w, left = deep.weights.w, slice(2, 2 + _WRITE_HEADS)
+    w[:, left].assign(tf.zeros_like(w[:, left]))
 
   def initial_state(self, size: int) -> list[AveragingState]:
     return self.network.initial_state(size)
