@@ -23,6 +23,7 @@ from l2l_tf.optimizers import LOSS, Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import keras_variables
 from l2l_tf.problems.keras_variables import path_of
+from l2l_tf.registry import ExportError
 from l2l_tf.storage import export
 
 _REMEDY = (
@@ -66,6 +67,7 @@ class LearnedOptimizer(StoredOptimizer):
   each replica's share), and `gradient_accumulation_steps` and
   `ema_overwrite_frequency` work (where Keras's own raise an error). Accumulated are
   sums over the replicas too, so that a checkpoint between two steps has all of them.
+  Several processes need `for_workers` in addition.
 
   A variable without a gradient keeps its value, and its state; an optimizer that has
   one state for all variables reads a zero gradient there.
@@ -504,10 +506,30 @@ class LearnedOptimizer(StoredOptimizer):
 def _private_copy(optimizer: Any) -> Optimizer:
   """Loads or copies the optimizer, so that training it elsewhere does not change it."""
   if isinstance(optimizer, Optimizer):
-    return copy.deepcopy(optimizer)
+    return _mirrored_copy(optimizer) or copy.deepcopy(optimizer)
   if isinstance(optimizer, (str, os.PathLike)):
     return cards.load(optimizer)
   raise TypeError(
     f"LearnedOptimizer got {optimizer!r:.100}; it wraps an l2l_tf.Optimizer, a"
     " pretrained one by its name, or the path of an exported one."
   )
+
+
+def _mirrored_copy(optimizer: Optimizer) -> Optimizer | None:
+  """Makes it anew with weights on every device of a strategy, if they are on one only.
+
+  XLA reads no weights of another device.
+  """
+  is_mirrored = lambda v: isinstance(v, tf.distribute.DistributedValues)
+  if not tf.distribute.has_strategy() or all(map(is_mirrored, optimizer.variables)):
+    return None
+  if len(tf.distribute.get_strategy().extended.worker_devices) == 1:
+    return None
+  try:
+    return export.loads(export.dumps(optimizer))
+  except ExportError as error:
+    raise ValueError(
+      f"{type(optimizer).__name__} has its weights on one device, and the strategy has"
+      " several; make it in the strategy's scope too, as in with strategy.scope():"
+      " LearnedOptimizer(CoordinatewiseLSTM(...))."
+    ) from error
