@@ -69,6 +69,7 @@ def main(unused_argv: list[str]) -> None:
 def _strategy(has_workers: bool) -> tf.distribute.Strategy:
   if not has_workers:
     return tf.distribute.get_strategy()
+  tf.get_logger().setLevel("WARNING")  # It would tell of every reduction.
   strategy = tf.distribute.MultiWorkerMirroredStrategy()
   signal.signal(signal.SIGTERM, signal.SIG_DFL)  # The strategy would ignore it.
   return strategy
