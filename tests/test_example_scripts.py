@@ -78,6 +78,13 @@ def test_meta_train_your_model(run, tmp_path):
   assert names == {"curves.csv", "curves.png", "optimizer.l2l.npz", "summary.csv"}
 
 
+def test_multi_worker_fit(run, tmp_path):
+  path = tmp_path / "backup"
+  flags = "--epochs=1", f"--backup_dir={path}"
+  assert accuracy(run("multi_worker_fit.py", *flags)) > 0.5
+  assert not path.exists()
+
+
 def test_influence_balancing(run, tmp_path):
   flags = ["--num_episodes=2", "--num_seeds=1", "--windows=1"]
   printed = run("influence_balancing.py", *flags)

@@ -101,6 +101,16 @@ def test_the_callback_waits_for_an_epoch_of_unknown_length():
   assert optimizer.total_steps == 15
 
 
+def test_a_restored_training_goes_on_with_the_number_of_steps_it_began_with(tmp_path):
+  totals = []
+  for epochs in (1, 4):  # 3 batches of an epoch are a step and a half
+    optimizer = LearnedOptimizer(GeneralRule(), gradient_accumulation_steps=2)
+    backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    fit(model_of(optimizer), epochs, callbacks=[optimizer.fit_callback(), backup])
+    totals.append(optimizer.total_steps)
+  assert totals == [1, 6]
+
+
 def test_a_changed_number_of_steps_takes_effect_without_a_new_trace():
   optimizer = LearnedOptimizer(GeneralRule(), total_steps=3)
   model = model_of(optimizer)

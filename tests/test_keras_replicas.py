@@ -46,3 +46,29 @@ print("equal")
 def test_two_replicas_equal_one_with_the_joint_batch(library_forks):
   ended = library_forks.run("", code=_TWO_REPLICAS)  # whose CPU is not in use yet
   assert ended.out.strip().endswith("equal"), ended.err
+
+
+_WEIGHTS_ON_ONE_DEVICE = """
+import keras, tensorflow as tf
+from l2l_tf.keras import LearnedOptimizer
+from l2l_tf.optimizers import CoordinatewiseLSTM
+cpu = tf.config.list_physical_devices("CPU")[0]
+two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two_devices)
+lstm = CoordinatewiseLSTM((5,), "log_and_sign", 0.1)
+own = CoordinatewiseLSTM((5,), lambda g: tf.stack([g, tf.tanh(g)], axis=-1), 0.1)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+  found = LearnedOptimizer(lstm).optimizer.variables
+  for variable, weight in zip(found, lstm.variables, strict=True):
+    assert isinstance(variable, tf.distribute.DistributedValues)
+    tf.debugging.assert_equal(variable, weight)
+  try:
+    LearnedOptimizer(own)
+  except ValueError as error:
+    print(error)
+"""
+
+
+def test_weights_on_one_device_are_mirrored_or_refused(library_forks):
+  ended = library_forks.run("", code=_WEIGHTS_ON_ONE_DEVICE)
+  assert "make it in the strategy's scope too" in ended.out, ended.err

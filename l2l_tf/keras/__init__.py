@@ -10,4 +10,5 @@ if keras.backend.backend() != "tensorflow":
   )
 
 from l2l_tf.keras.diagnostics import Diagnostics
+from l2l_tf.keras.multi_worker import for_workers
 from l2l_tf.keras.optimizer import LearnedOptimizer

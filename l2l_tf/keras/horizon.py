@@ -19,12 +19,14 @@ class FitHorizon(keras.callbacks.Callback):
     self._epoch: int | None = None
 
   def on_train_begin(self, logs=None):
-    self._begun = int(self._optimizer.iterations)
     self._epoch, self._is_set = None, False
 
   def on_epoch_begin(self, epoch, logs=None):
     if self._epoch is None:  # with `initial_epoch` not the first
       self._epoch, self._batches = epoch, 0
+      # Not before, as another callback may restore a training when this one begins.
+      # Batches, for with accumulation a step may have begun.
+      self._begun = int(self._optimizer._iterations.numpy())
       if self.params.get("steps"):
         self._set(self.params["steps"])
 
@@ -38,6 +40,6 @@ class FitHorizon(keras.callbacks.Callback):
   def _set(self, batches: int) -> None:
     epochs = self.params["epochs"] - self._epoch
     every = self._optimizer.gradient_accumulation_steps or 1
-    steps = self._begun + epochs * batches // every
+    steps = (self._begun + epochs * batches) // every
     self._optimizer.total_steps = max(1, steps)
     self._is_set = True

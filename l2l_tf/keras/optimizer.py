@@ -23,6 +23,7 @@ from l2l_tf.optimizers import LOSS, Optimizer
 from l2l_tf.pretraining import cards
 from l2l_tf.problems import keras_variables
 from l2l_tf.problems.keras_variables import path_of
+from l2l_tf.registry import ExportError
 from l2l_tf.storage import export
 
 _REMEDY = (
@@ -59,6 +60,14 @@ class LearnedOptimizer(StoredOptimizer):
   A model of the shapes of a learned start (`Optimizer.initial_params`) begins there
   after `assign_start`, else at its initializers or loaded weights. A model of other
   shapes is refused.
+
+  On several replicas, under `MirroredStrategy` or `MultiWorkerMirroredStrategy`, it
+  ends as on one with the joint batch, but for rounding, with all of Keras's options:
+  what is clipped is the sum of all replicas' gradients (Keras's own optimizers clip
+  each replica's share), and `gradient_accumulation_steps` and
+  `ema_overwrite_frequency` work (where Keras's own raise an error). Accumulated are
+  sums over the replicas too, so that a checkpoint between two steps has all of them.
+  Several processes need `for_workers` in addition.
 
   A variable without a gradient keeps its value, and its state; an optimizer that has
   one state for all variables reads a zero gradient there.
@@ -346,6 +355,37 @@ class LearnedOptimizer(StoredOptimizer):
   def _apply_weight_decay(self, variables) -> None:
     """Leaves it to `_move`, which knows whether the gradients are finite."""
 
+  def _clip_gradients(self, grads):
+    """Leaves it to `_move`, which knows the sum of all replicas' gradients."""
+    return grads
+
+  def _backend_apply_gradients(self, grads, trainable_variables) -> None:
+    """Does what Keras does, in another order.
+
+    Keras's own accumulates and overwrites under conditions around what replicas do
+    together, which TensorFlow refuses. Here the conditions are within it.
+    """
+    self._backend_update_step(grads, trainable_variables, self.learning_rate)
+    if self.use_ema:
+      self._update_model_variables_moving_average(self._trainable_variables)
+      if self.ema_overwrite_frequency:
+        self._overwrite_now_and_then()
+
+  def _overwrite_now_and_then(self) -> None:
+    pairs = zip(self._trainable_variables, self._model_variables_moving_average)
+    pairs = [(tf_variable(v), a.value) for v, a in pairs if a is not None]
+    is_due = (self.iterations + 1) % self.ema_overwrite_frequency == 0
+
+    def overwrite(distribution, pairs, is_due):
+      for variable, average in pairs:
+        value = lambda v, a, is_due: v.assign(tf.where(is_due, a, v))
+        args = average, is_due
+        distribution.extended.update(variable, value, args=args, group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(
+      overwrite, self._distribution_strategy, pairs, is_due
+    )
+
   def _backend_update_step(self, grads, trainable_variables, learning_rate):
     if LOSS not in self._optimizer.reads or self._loss is None:
       loss = None
@@ -354,18 +394,26 @@ class LearnedOptimizer(StoredOptimizer):
       loss = context.all_reduce(tf.distribute.ReduceOp.SUM, self._loss)
     else:
       loss = tf.convert_to_tensor(self._loss)
+    is_due = None
+    if every := self.gradient_accumulation_steps:
+      is_due = (self._iterations + 1) % every == 0
     # Keras passes its last argument on as it is.
-    super()._backend_update_step(grads, trainable_variables, (learning_rate, loss))
+    given = is_due, learning_rate, loss
+    super()._backend_update_step(grads, trainable_variables, given)
 
-  def _distributed_tf_update_step(self, distribution, grads_and_vars, rate_and_loss):
+  def _distributed_tf_update_step(self, distribution, grads_and_vars, given):
     # Keras calls `update_step` for each variable. Here one call moves all of them,
     # on each device that holds the first, with that device's copies.
     grads, variables = zip(*grads_and_vars)
     indices = [self._get_variable_index(v) for v in variables]
+    is_due, *rate_and_loss = given
+    held = self._accumulated_gradients if is_due is not None else []
     distribution.extended.update(
       variables[0],
-      lambda first, *args: self._move(*args),
+      lambda first, *args: self._accumulate_or_move(*args),
       args=(
+        [v.value for v in held],
+        is_due,
         [tf_variable(v) for v in self._trainable_variables],
         dict(zip(indices, grads)),
         tf.nest.map_structure(lambda v: v.value, self._states),
@@ -375,8 +423,29 @@ class LearnedOptimizer(StoredOptimizer):
       group=False,
     )
 
+  def _accumulate_or_move(self, accumulators, is_due, variables, grads, *args) -> None:
+    if is_due is None:
+      self._move(variables, grads, *args)
+      return
+    sums = {
+      i: gradients.dense(g, variables[i]) + accumulators[i] for i, g in grads.items()
+    }
+
+    def move():
+      count = self.gradient_accumulation_steps
+      self._move(variables, {i: g / count for i, g in sums.items()}, *args)
+      for accumulator in accumulators:
+        accumulator.assign(tf.zeros_like(accumulator))
+
+    def accumulate():
+      for i, g in sums.items():
+        accumulators[i].assign(g)
+
+    tf.cond(is_due, move, accumulate)
+
   def _move(self, variables, grads, states, skipped, learning_rate, loss) -> None:
     """Moves those of `variables` that have an entry, by index, in `grads`."""
+    grads = dict(zip(grads, super()._clip_gradients(list(grads.values()))))
     grads = {i: gradients.dense(g, variables[i]) for i, g in grads.items()}
     is_finite = self._are_finite(grads)
     skipped.assign_add(tf.cast(tf.logical_not(is_finite), skipped.dtype))
@@ -438,10 +507,30 @@ class LearnedOptimizer(StoredOptimizer):
 def _private_copy(optimizer: Any) -> Optimizer:
   """Loads or copies the optimizer, so that training it elsewhere does not change it."""
   if isinstance(optimizer, Optimizer):
-    return copy.deepcopy(optimizer)
+    return _mirrored_copy(optimizer) or copy.deepcopy(optimizer)
   if isinstance(optimizer, (str, os.PathLike)):
     return cards.load(optimizer)
   raise TypeError(
     f"LearnedOptimizer got {optimizer!r:.100}; it wraps an l2l_tf.Optimizer, a"
     " pretrained one by its name, or the path of an exported one."
   )
+
+
+def _mirrored_copy(optimizer: Optimizer) -> Optimizer | None:
+  """Makes it anew with weights on every device of a strategy, if they are on one only.
+
+  XLA reads no weights of another device.
+  """
+  is_mirrored = lambda v: isinstance(v, tf.distribute.DistributedValues)
+  if not tf.distribute.has_strategy() or all(map(is_mirrored, optimizer.variables)):
+    return None
+  if len(tf.distribute.get_strategy().extended.worker_devices) == 1:
+    return None
+  try:
+    return export.loads(export.dumps(optimizer))
+  except ExportError as error:
+    raise ValueError(
+      f"{type(optimizer).__name__} has its weights on one device, and the strategy has"
+      " several; make it in the strategy's scope too, as in with strategy.scope():"
+      " LearnedOptimizer(CoordinatewiseLSTM(...))."
+    ) from error
