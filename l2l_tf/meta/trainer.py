@@ -367,9 +367,9 @@ class MetaTrainer(tf.Module):
     former = states
     parts, carries, states = self._start(episode, states, num_windows * length)
     seed, objective = self._estimation_seed(episode), self.objective.at(episode)
-    first_loss = self._mean_loss(carries)
-    dtype, curve = first_loss.dtype, [length if isinstance(length, int) else None]
-    scalars = [(dtype, []), (dtype, []), (tf.bool, []), (tf.int32, [])]
+    dtype = _sum_of_losses(carries[0]).dtype
+    curve = [length if isinstance(length, int) else None]
+    scalars = [(dtype, [])] * 3 + [(tf.bool, []), (tf.int32, [])]
     specs = scalars + [(dtype, curve)] * 3
     records = [tf.TensorArray(d, num_windows, element_shape=s) for d, s in specs]
 
@@ -379,7 +379,7 @@ class MetaTrainer(tf.Module):
         parts, carries, states, window_seed, length, _observe, objective
       )
       values, meta_state = self._learn(window, start, carries, meta_state)
-      _, _, skipped, *_ = values  # A skipped window leaves these states unchanged.
+      _, _, _, skipped, *_ = values  # A skipped window leaves these states unchanged.
       keep = lambda old, new: tf.where(skipped, old, new)
       states = tf.nest.map_structure(keep, states, next_states)
       records = [r.write(i, x) for r, x in zip(records, values)]
@@ -393,26 +393,20 @@ class MetaTrainer(tf.Module):
       (tf.zeros([], tf.int32), carries, meta_state, states, records),
       maximum_iterations=num_windows,
     )
-    metrics = self._metrics(parts, first_loss, carries, records)
+    metrics = self._metrics(parts, carries, records)
     return metrics, meta_state, self._whole_states(former, states)
 
-  def _mean_loss(self, carries) -> tf.Tensor:
-    """Returns the tasks' mean loss; estimators with lanes draw but one task."""
-    local = [_sum_of_losses(of_part) for of_part in carries]
-    if self.meta_gradient.draws_tasks:
-      return local[0]
-    return self.replicas.sum(local) / self._meta_batch_size
-
-  def _metrics(self, parts, first_loss, carries, records) -> dict[str, Any]:
-    losses, gradient_size, update_size = (r.concat() for r in records[4:])
+  def _metrics(self, parts, carries, records) -> dict[str, Any]:
+    first_loss = records[0].read(0)
+    losses, gradient_size, update_size = (r.concat() for r in records[5:])
     weighted, count = self.replicas.sum(
       [self._diagnosed(part, own) for part, own in zip(parts, carries)]
     )
     return {
-      "meta_loss": records[0].stack(),
-      "meta_gradient_norm": records[1].stack(),
-      "skipped": records[2].stack(),
-      "diverged": records[3].stack(),
+      "meta_loss": records[1].stack(),
+      "meta_gradient_norm": records[2].stack(),
+      "skipped": records[3].stack(),
+      "diverged": records[4].stack(),
       "losses": tf.concat([[first_loss], losses], axis=0),
       "gradient_size": gradient_size,
       "update_size": update_size,
@@ -443,7 +437,8 @@ class MetaTrainer(tf.Module):
     sizes = [tf.sqrt(x * self._meta_batch_size / count) for x in squares]
     norm, *sizes = (tf.cast(x, loss.dtype) for x in (norm, *sizes))
     diverged = tf.cast(window.diverged, tf.int32)
-    return (window.meta_loss, norm, skipped, diverged, loss, *sizes), meta_state
+    scalars = first_loss, window.meta_loss, norm, skipped, diverged
+    return (*scalars, loss, *sizes), meta_state
 
   def _num_coordinates(self, carries) -> int:
     """Returns the coordinates of all tasks, in whatever process."""
@@ -471,8 +466,9 @@ class MetaTrainer(tf.Module):
     if size > 1:  # Needless operations stay out of the graph.
       total = tf.nest.map_structure(lambda x: x / size, total)
     gradient = total.meta_gradient
-    if self._shares_lanes:
+    if self._shares_lanes:  # Each share starts from the loss of the same task.
       gradient = self.meta_gradient.of_shares(gradient)
+      first_loss /= self.replicas.count
     window = total._replace(meta_gradient=gradient)
     return window, first_loss / size, ends, next_states
 
