@@ -51,12 +51,6 @@ class Worker:
     self._trainer, self._episode = None, 0
     self.version = f"tensorflow {tf.__version__}"
 
-  @functools.cached_property
-  def _replicas(self):
-    from l2l_tf.meta.replicas import Replicas
-
-    return Replicas(self._strategy)
-
   def prepare(self, setting: Setting) -> int:
     """Makes a trainer, compiles what it needs; returns the number of phi's weights."""
     from l2l_tf.meta.trainer import MetaTrainer
@@ -92,17 +86,26 @@ class Worker:
     """Returns the seconds of one sum of `size` floats over all workers."""
     import tensorflow as tf
 
-    replicas = self._replicas
+    vector, count = tf.zeros([size]), tf.constant(count)
+    self._sums(vector, tf.constant(2))
+    start = time.perf_counter()
+    self._sums(vector, count).numpy()
+    return (time.perf_counter() - start) / int(count)
+
+  @functools.cached_property
+  def _sums(self):
+    import tensorflow as tf
+
+    from l2l_tf.meta.replicas import Replicas
+
+    replicas = Replicas(self._strategy)
 
     @tf.function(autograph=False)
     def sums(vector, count):
       again = lambda i, x: (i + 1, replicas.sum([x]) / replicas.count)
       return tf.while_loop(lambda i, _: i < count, again, (0, vector))[1]
 
-    sums(tf.zeros([size]), tf.constant(2))
-    start = time.perf_counter()
-    sums(tf.zeros([size]), tf.constant(count)).numpy()
-    return (time.perf_counter() - start) / count
+    return sums
 
   def sent(self, device: str) -> tuple[int, int]:
     """Returns the bytes, and the packets, that a network device has sent so far."""

@@ -1,11 +1,13 @@
 """The time of an update over n workers: the model, its fit, and its extrapolation.
 
-  t = (1 + s) t_1 / n + m 2 (n - 1) (a + b D / 2 + 4 W / (n B))
+  t = (1 + s) t_1 / n + m (2 (n - 1) (a + 4 W / (n B)) + (n - 1 + b) D)
 
 t_1 is the time that one worker takes. A ring of n workers sums W weights of 4 bytes in
 2 (n - 1) steps, each of which sends a piece of W / n weights to the next worker, over a
 link of round trip D and bandwidth B. There are m sums to an update. s is what a worker
-loses whatever the link, a what a step costs beside the link, and b should be 1.
+loses whatever the link, and a what a step costs beside the link. A step takes a message
+one way, half a round trip, and b round trips are lost once in a sum, since a worker
+asks for what it is to be sent.
 """
 
 import pathlib
@@ -57,8 +59,9 @@ class Model(NamedTuple):
     """
     if workers == 1:
       return one
-    step = self.step + self.trips * round_trip / 2 + message / workers
-    return (1 + self.loss) * one / workers + sums * 2 * (workers - 1) * step
+    steps = 2 * (workers - 1) * (self.step + message / workers)
+    trips = (workers - 1 + self.trips) * round_trip
+    return (1 + self.loss) * one / workers + sums * (steps + trips)
 
 
 def fit(rows: Sequence[Row], message: float) -> Model:
@@ -71,7 +74,7 @@ def fit(rows: Sequence[Row], message: float) -> Model:
   one, two = (np.array([np.median(t) for t in ts]) for ts in _columns(rows))
   sums, trip = (np.array([r[i] for r in rows]) for i in (1, 2))
   factors = np.stack([one / 2, 2 * sums, sums * trip], axis=1) / two[:, None]
-  rest = (two - one / 2 - sums * message) / two
+  rest = (two - one / 2 - sums * (message + trip)) / two
   loss, step, trips = np.linalg.lstsq(factors, rest, rcond=None)[0]
   model = Model(loss, step, trips, np.zeros(len(rows)))
   found = [
@@ -109,7 +112,7 @@ def report(model: Model, rows: Sequence[Row], weights: int, tasks: int) -> None:
   )
   print(", ".join(f"{100 * x:+.1f}%" for x in model.residuals))
   for share in (tasks // 2, 1):
-    print(f"\nEfficiency that it predicts, {share} tasks to a worker, 1 Gbit/s")
+    print(f"\nEfficiency that it predicts, tasks to a worker: {share}, 1 Gbit/s")
     print("| window | round trip | " + " | ".join(f"{n}" for n in _WORKERS) + " |")
     print("|---" * (2 + len(_WORKERS)) + "|")
     for row in rows:
