@@ -84,7 +84,7 @@ def test_coupled_tasks_share_a_call_and_compute_what_they_do_alone(
   optimizer, problem = COUPLED[name](), Curved()
   method = TruncatedBPTT(second_derivatives=second_derivatives)
   run = trainer(problem, optimizer, meta_gradient=method, meta_batch_size=3)
-  assert len(run._start(0)[0]) == 1
+  assert len(run._start(0)[0][0].groups) == 1
   window, singles = together_and_alone(run, optimizer, method)
   for gradient, *each in zip(window.meta_gradient, *(s.meta_gradient for s in singles)):
     scale = np.abs(each).max()
@@ -100,9 +100,9 @@ def test_one_task_of_a_coupled_optimizer_is_not_split(monkeypatch):
   monkeypatch.setattr(cores, "num_shards", lambda: 2)
   monkeypatch.setattr(execution, "_MIN_GROUP", 1)
   make = COUPLED["averages"]
-  assert len(trainer(Quadratic(8, 3), make())._start(0)[0]) == 1
+  assert len(trainer(Quadratic(8, 3), make())._start(0)[0][0].groups) == 1
   run = trainer(Quadratic(8, 3), make(), meta_batch_size=4)
-  assert [group.params[0].shape[0] for group in run._start(0)[0]] == [2, 2]
+  assert [group.params[0].shape[0] for group in run._start(0)[0][0].groups] == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["averages", "partition"])

@@ -190,11 +190,9 @@ def trainer(problem, optimizer, **flags):
 def together_and_alone(run, optimizer, method=TruncatedBPTT()):  # noqa: B008
   """The first window of three tasks, and that of each by itself."""
   steps, running = tf.constant(6), execution.prepared(run.problem, optimizer)
-  groups, stacked, carries, states = run._start(0, total_steps=steps)
+  parts, carries, states = run._start(0, total_steps=steps)
   observe = lambda *_: ()
-  window, _, _ = run._windows(
-    groups, stacked, carries, states, SEED, 3, observe, run.objective
-  )
+  window, *_ = run._windows(parts, carries, states, SEED, 3, observe, run.objective)
 
   @tf.function(autograph=False)
   def single(key):
@@ -210,7 +208,9 @@ def together_and_alone(run, optimizer, method=TruncatedBPTT()):  # noqa: B008
 def test_the_meta_gradient_is_the_mean_over_the_tasks(preprocess, num_groups):
   optimizer = lstm(preprocess)
   run = trainer(Polynomial(4, 8), optimizer, meta_batch_size=3)
-  assert len(run._start(0)[0]) == num_groups  # One call for all, or one for each.
+  assert (
+    len(run._start(0)[0][0].groups) == num_groups
+  )  # One call for all, or one for each.
   window, singles = together_and_alone(run, optimizer)
   for i, gradient in enumerate(window.meta_gradient):
     mean = np.mean([s.meta_gradient[i] for s in singles], axis=0)
@@ -229,7 +229,7 @@ def in_groups(meta_batch_size, most):
     patch.setattr(cores, "num_shards", lambda: most)
     patch.setattr(execution, "_MIN_GROUP", 1)
     run = trainer(Quadratic(5, 3), optimizer, meta_batch_size=meta_batch_size)
-    assert len(run._start(0)[0]) == most
+    assert len(run._start(0)[0][0].groups) == most
     metrics = run.train_episode(0)
   return metrics, [v.numpy() for v in optimizer.trainable_variables]
 
@@ -250,7 +250,7 @@ def test_a_subclass_with_a_loss_of_its_own_is_not_split(monkeypatch):
 
   monkeypatch.setattr(cores, "num_shards", lambda: 2)
   runs = [trainer(make(128, 10), linear()) for make in (Quadratic, Mean)]
-  assert [len(run._start(0)[0]) for run in runs] == [2, 1]
+  assert [len(run._start(0)[0][0].groups) for run in runs] == [2, 1]
   one, two = (run.train_episode(0)["losses"] for run in runs)
   np.testing.assert_allclose(one, two, rtol=1e-4)
 
@@ -278,8 +278,8 @@ def test_a_meta_batch_is_not_compiled_as_a_whole():
 
 def test_few_coordinates_stay_in_one_group(monkeypatch):
   monkeypatch.setattr(cores, "num_shards", lambda: 8)
-  assert len(trainer(Quadratic(8, 3), lstm())._start(0)[0]) == 1
-  assert len(trainer(Quadratic(128, 10), lstm())._start(0)[0]) == 5
+  assert len(trainer(Quadratic(8, 3), lstm())._start(0)[0][0].groups) == 1
+  assert len(trainer(Quadratic(128, 10), lstm())._start(0)[0][0].groups) == 5
 
 
 def test_losses_and_sizes_are_per_task():

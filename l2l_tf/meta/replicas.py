@@ -43,6 +43,7 @@ class ReplicaError(RuntimeError):
 class Replicas:
   """The replicas of a strategy, of which this process holds one or more.
 
+  >>> from l2l_tf.meta.replicas import Replicas
   >>> replicas = Replicas()
   >>> replicas.count, replicas.is_chief, replicas.shares(5)
   (1, True, [Share(begin=0, end=5, device=None)])

@@ -166,13 +166,15 @@ class GlobalAveragingLSTM(parts.Divisible, CoordinatewiseLSTM):
 
   Andrychowicz et al. 2016, appendix: LSTM+GAC. The averages replace the outputs of the
   designated cells in the next layer's input and in their own layer's recurrent input.
-  With a single coordinate it is the `CoordinatewiseLSTM`.
+  With a single coordinate, and the same weights, it is the `CoordinatewiseLSTM`.
+
+  What comes from the averages counts nothing until training has found a use for it.
 
   >>> optimizer = GlobalAveragingLSTM((20, 20), "log_and_sign", 0.1, averaged=5)
   >>> one, many = [tf.ones([1])], [tf.constant([1.0, -2.0, 3.0])]
   >>> steps = [optimizer(g, optimizer.initial_state(g))[0][0] for g in (one, many)]
-  >>> bool(steps[0][0] == steps[1][0])  # The others' gradients make a difference.
-  False
+  >>> bool(abs(steps[0][0] - steps[1][0]) < 1e-6)
+  True
   """
 
   _own_coupling = ALL

@@ -53,7 +53,7 @@ class Constants(NamedTuple):
   """The learned scalars."""
 
   log_rate: Any = 0.0  # added to the log of `learning_rate` at the start
-  change: Any = 0.0  # 100 c_e: what all steps add up counts, not a single one
+  change: Any = 0.0  # c_e
   momentum: Any = 3.2  # logit of r
   average: Any = 2.2  # c_b
   square: Any = 3.2  # c_d
@@ -391,7 +391,7 @@ def _inputs(scaled, squares, relative) -> tf.Tensor:
 
 def _rates(constants: Constants, average, change) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns e^ and the next e, each [R, W]."""
-  free = average + change + constants.change / 100.0
+  free = average + change + constants.change
   # Within bounds, whose derivative is left out: what is outside can learn to return.
   bounded = tf.clip_by_value(free, -_LARGEST, _LARGEST)
   log_rate = free + tf.stop_gradient(bounded - free)
