@@ -208,9 +208,8 @@ def together_and_alone(run, optimizer, method=TruncatedBPTT()):  # noqa: B008
 def test_the_meta_gradient_is_the_mean_over_the_tasks(preprocess, num_groups):
   optimizer = lstm(preprocess)
   run = trainer(Polynomial(4, 8), optimizer, meta_batch_size=3)
-  assert (
-    len(run._start(0)[0][0].groups) == num_groups
-  )  # One call for all, or one for each.
+  # One call for all, or one for each.
+  assert len(run._start(0)[0][0].groups) == num_groups
   window, singles = together_and_alone(run, optimizer)
   for i, gradient in enumerate(window.meta_gradient):
     mean = np.mean([s.meta_gradient[i] for s in singles], axis=0)
