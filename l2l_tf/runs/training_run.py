@@ -130,7 +130,8 @@ class TrainingRun:
       trainer.problem, trainer.optimizer, trainer.num_steps, **shared
     )
     config = json.loads(json.dumps(config))
-    self._check_alike(config)
+    if self.replicas.spans_processes:
+      self._check_alike(config)
     if self.replicas.count > 1:
       config["replicas"] = self.replicas.count
     may_change = (*may_change, "replicas")
@@ -296,7 +297,8 @@ class TrainingRun:
       )
 
   def _validate(self) -> tuple[protocol.Curves, bool]:
-    self._check_weights()
+    if self.replicas.spans_processes:
+      self._check_weights()
     curves = self._runner(self.trainer.seed, seeds.VALIDATION, self._evaluation_epochs)
     loss = _final_loss(curves)
     is_best = bool(np.isfinite(loss) and loss < self.best_loss)
