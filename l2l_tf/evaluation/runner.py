@@ -83,7 +83,8 @@ class Runner:
       found = self._replicas.gathered(own, (begin, end), num_draws)
     else:
       found = self._replicas.from_chief(own)
-    self._progress((num_draws - len(indices)) * self._num_steps)
+    if len(indices) < num_draws:
+      self._progress((num_draws - len(indices)) * self._num_steps)
     losses, held_out = tf.nest.map_structure(np.asarray, found)
     return Curves(np.concatenate(losses), held_out)
 

@@ -461,16 +461,17 @@ class MetaTrainer(tf.Module):
       sums.append((self._sum([w for w, _ in results]), _sum_of_losses(start)))
       ends.append([w.carry for w, _ in results])
       next_states.append([state for _, state in results])
-    total, first_loss = self.replicas.sum(sums)
+    means = self.replicas.sum(sums)
     size = self._meta_batch_size
     if size > 1:  # Needless operations stay out of the graph.
-      total = tf.nest.map_structure(lambda x: x / size, total)
+      means = tf.nest.map_structure(lambda x: x / size, means)
+    total, first_loss = means
     gradient = total.meta_gradient
     if self._shares_lanes:  # Each share starts from the loss of the same task.
       gradient = self.meta_gradient.of_shares(gradient)
       first_loss /= self.replicas.count
     window = total._replace(meta_gradient=gradient)
-    return window, first_loss / size, ends, next_states
+    return window, first_loss, ends, next_states
 
   def _windows_of(self, part, carries, states, seed, length, observe, objective):
     """Runs one window of every group of a part; returns windows, with their states."""
