@@ -102,6 +102,16 @@ def test_a_weight_without_a_spread_stays():
   np.testing.assert_array_equal(is_same, spread == 0.0)
 
 
+def test_steps_are_in_proportion_to_the_spreads():
+  spread = np.full(len(Constants._fields), 0.1)
+  spread[[3, 7]] = 0.001
+  trainer = trainer_of(meta_optimizer=Adam(0.05), stddev=[spread])
+  before = phi(trainer.optimizer)[0]
+  trainer.update(0)  # Adam's first step is as long as its rate, whatever the gradient.
+  moved = np.abs(phi(trainer.optimizer)[0] - before)
+  np.testing.assert_allclose(moved, 0.05 * spread / 0.1, rtol=0.01)
+
+
 def test_a_pairs_difference_is_clipped(monkeypatch):
   trainer = trainer_of(meta_optimizer=SGD(1.0), clip=0.5, tasks=1, pairs=1)
   fitness = iter([Ended(1.0, 1.0, 9.0, 9.0), Ended(1.0, 1.0, 0.0, 0.0)])

@@ -103,7 +103,8 @@ class SuiteTrainer(tf.Module):
       pairs: pairs of particles for each task.
       tasks: of an update.
       stddev: of the perturbation of every weight; or an array for each entry of phi,
-        in which a zero leaves a weight as it is.
+        in which a zero leaves a weight as it is. The meta-optimizer's steps are in
+        proportion to it: to those of the largest spread they are as the spreads are.
       untold: share of tasks whose number of steps the optimizer is not told.
       fitness: what an episode is worth.
       clip: the most that a pair's difference of fitness counts.
@@ -125,6 +126,7 @@ class SuiteTrainer(tf.Module):
     self._problems, self._names = dict(problems), sorted(problems)
     self._horizon, self._pairs, self._tasks = horizon, pairs, min(tasks, len(problems))
     self._stddev, self._untold, self._clip = spread, untold, clip
+    self._scale = [s / max(np.max(s) for s in spread) for s in spread]
     self._fitness, self._seed = fitness, seed
     self._episodes: dict[str, Any] = {}
     self._lock = threading.Lock()
@@ -215,11 +217,13 @@ class SuiteTrainer(tf.Module):
     state = tf.nest.pack_sequence_as(
       self._meta_state, [tf.convert_to_tensor(v) for v in self.meta_state_variables]
     )
-    gradient = [tf.constant(g, v.dtype) for g, v in zip(gradient, phi)]
+    # Of weights in units of their scale; their values are taken as they are.
+    scaled = zip(gradient, self._scale, phi)
+    gradient = [tf.constant(g * s, v.dtype) for g, s, v in scaled]
     values = [tf.convert_to_tensor(v) for v in phi]
     updates, state = self.meta_optimizer(gradient, state, params=values)
-    for variable, update in zip(phi, updates):
-      variable.assign_add(update)
+    for variable, update, scale in zip(phi, updates, self._scale):
+      variable.assign_add(scale * update)
     flat = tf.nest.flatten(state)
     for variable, value in zip(self.meta_state_variables, flat, strict=True):
       variable.assign(value)
