@@ -1,18 +1,23 @@
 """Declares the package: ranges here, exact versions in requirements.lock."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
-_README = pathlib.Path(__file__).parent / "README.md"
+_ROOT = pathlib.Path(__file__).parent
+_README = _ROOT / "README.md"
+_INIT = (_ROOT / "l2l_tf" / "__init__.py").read_text(encoding="utf-8")
+_SHTAB = "shtab>=1.7"  # for l2l --completion=bash
 
 setup(
   name="l2l_tf",
-  version="0.1.0",
-  description="Learned optimizers for TensorFlow 2 and Sonnet 2.",
+  version=re.search(r'^__version__ = "(.+)"', _INIT, re.MULTILINE)[1],
+  description="Learned optimizers for TensorFlow 2, Sonnet 2 and Keras 3.",
   long_description=_README.read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   author="The l2l_tf authors",
+  keywords="learned optimizers, meta-learning, learning to learn, Keras, Sonnet",
   license="Apache-2.0",
   packages=find_packages(include=["l2l_tf", "l2l_tf.*"]),
   package_data={"l2l_tf": ["py.typed", "pretraining/weights/*"]},
@@ -34,11 +39,20 @@ setup(
   ],
   extras_require={
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-    "test": ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.12"],
+    "completion": [_SHTAB],
+    "test": [
+      _SHTAB,
+      "build>=1.2",
+      "hypothesis>=6.100",
+      "pytest>=8.2",
+      "pytest-xdist>=3.6",
+      "ruff>=0.12",
+    ],
     "bench": ["jax>=0.5", "torch>=2.6"],
   },
   entry_points={
     "console_scripts": [
+      "l2l = l2l_tf.scripts.main:run",
       "l2l-train = l2l_tf.scripts.train:run",
       "l2l-pretrain = l2l_tf.scripts.pretrain:run",
       "l2l-evaluate = l2l_tf.scripts.evaluate:run",

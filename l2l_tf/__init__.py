@@ -5,6 +5,8 @@ import importlib.abc
 import importlib.machinery
 import sys
 
+__version__ = "0.2.0"  # setup.py reads it here.
+
 # Public name -> its module. Each is imported when it is first used, so that
 # `l2l-train --help` need not wait for TensorFlow.
 _PUBLIC = {

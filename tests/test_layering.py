@@ -14,6 +14,7 @@ _PUBLIC_NAMES = "__init__"  # l2l_tf itself
 # From the top. Those on one floor never import each other; inside a package
 # (problems, optimizers, scripts) files import one another freely.
 _FLOORS = [
+  ["__main__"],
   ["scripts"],
   [_PUBLIC_NAMES],
   ["runs"],
