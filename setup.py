@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 _ROOT = pathlib.Path(__file__).parent
 _README = _ROOT / "README.md"
 _INIT = (_ROOT / "l2l_tf" / "__init__.py").read_text(encoding="utf-8")
-_SHTAB = "shtab>=1.7"  # for l2l --completion=bash
+_SHTAB = "shtab>=1.13"  # for l2l --completion=bash
 
 setup(
   name="l2l_tf",
