@@ -13,7 +13,7 @@ RUN_EVALUATE = $(VENV)/bin/l2l-evaluate --problem=quadratic \
 PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint clean
+.PHONY: help install run test docs lint clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -28,12 +28,15 @@ run: $(INSTALLED)  ## train an optimizer on quadratics, compare it with baseline
 test: $(INSTALLED)  ## run the whole test suite
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
+docs: $(INSTALLED)  ## build the documentation, to be read at site/index.html
+	NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/mkdocs build --strict
+
 lint: $(INSTALLED)  ## check style and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:  ## remove .venv and caches; logs and trained optimizers stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find l2l_tf tests benchmarks -name __pycache__ -exec rm -rf {} +
 
 # Installing without dependencies makes the lock complete or `pip check` fail.

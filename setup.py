@@ -48,6 +48,12 @@ setup(
       "pytest-xdist>=3.6",
       "ruff>=0.12",
     ],
+    "docs": [
+      "latex2mathml>=3.77",
+      "mkdocs>=1.6,<2",
+      "mkdocs-material>=9.7,<10",
+      "mkdocstrings[python]>=1",
+    ],
     "bench": ["jax>=0.5", "torch>=2.6"],
   },
   entry_points={

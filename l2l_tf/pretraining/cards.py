@@ -125,16 +125,19 @@ class Card:
       f" {scores[0].diverged}."
     )
 
-  def table(self) -> str:
-    """Returns the losses of all optimizers, a line per task and number of steps."""
+  def rows(self) -> list[list[str]]:
+    """Returns the losses of all optimizers as cells of a table, below a header."""
     names = _unique(r.optimizer for r in self.results)
-    lines = [["held-out task", "steps", *names]]
+    rows = [["held-out task", "steps", *names]]
     for task in _unique(r.task for r in self.results):
       for steps in self.horizons:
         found = {r.optimizer: r for r in self._rows(task, steps)}
-        cells = [_cell(found[name]) for name in names]
-        lines.append([task, f"{steps:,}", *cells])
-    return tables.aligned(lines)
+        rows.append([task, f"{steps:,}", *(_cell(found[name]) for name in names)])
+    return rows
+
+  def table(self) -> str:
+    """Returns the losses of all optimizers, a line per task and number of steps."""
+    return tables.aligned(self.rows())
 
   def __str__(self) -> str:
     fails = self.fails or ["On none of the held-out tasks is tuned Adam better."]
