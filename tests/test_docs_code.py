@@ -10,6 +10,8 @@ import sys
 import processes
 import pytest
 
+from l2l_tf.scripts.main import COMMANDS
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
   *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
@@ -27,16 +29,7 @@ import json, os, sys
 with open(os.environ["NOTES"], "a") as notes:
   notes.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
 """
-SCRIPTS = {
-  "l2l-launch": "launch_workers",
-  **{
-    f"l2l-{name}": name
-    for name in (
-      "benchmark", "diagnose", "evaluate", "fewshot", "pretrain", "reproduce", "style",
-      "train",
-    )
-  },
-}  # fmt: skip
+SCRIPTS = {f"l2l-{name}": command.module for name, command in COMMANDS.items()}
 # Programs that a page may name, and that are not this project's.
 OTHERS = [
   "apt", "git", "kubectl", "pip", "pytest", "python", "python3", "ruff", "sbatch",
