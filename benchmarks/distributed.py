@@ -6,13 +6,11 @@ core. What is compiled is compiled before anything is timed.
 
 import argparse
 import concurrent.futures
-import contextlib
 import copy
 import os
 import pathlib
 import platform
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +21,9 @@ import numpy as np
 import scaling
 from in_worker import Place, Setting
 from slow_link import DEVICE, SlowLink
+
+from l2l_tf.runs import local_cluster
+from l2l_tf.runs.settings import LaunchSettings
 
 _SETTING = Setting()
 _WINDOWS = [10, 100]
@@ -94,7 +95,7 @@ def _cores() -> list[int]:
 def _pair(crew: contest.Crew, link: SlowLink | None = None, count: int = 2) -> Team:
   """Starts workers that share out a training; neighbours lie across the link."""
   hosts = link.addresses if link else ("localhost", "localhost")
-  ports = _ports(count)
+  ports = local_cluster.ports(LaunchSettings(workers=count))
   addresses = tuple(f"{hosts[i % 2]}:{port}" for i, port in enumerate(ports))
   spaces = link.namespaces if link else (None, None)
   cores = _cores()
@@ -102,15 +103,6 @@ def _pair(crew: contest.Crew, link: SlowLink | None = None, count: int = 2) -> T
     Place(cores[i % len(cores)], i, addresses, spaces[i % 2]) for i in range(count)
   ]
   return Team(crew, "worker", places)
-
-
-def _ports(count: int) -> list[int]:
-  """Returns ports on which nobody listens."""
-  with contextlib.ExitStack() as stack:
-    sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-    for sock in sockets:
-      sock.bind(("", 0))
-    return [sock.getsockname()[1] for sock in sockets]
 
 
 def _in_turns(
