@@ -101,6 +101,13 @@ def test_every_link_leads_somewhere(site, pages):
   assert not broken
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_link_of_a_file_in_the_repository_leads_somewhere(name):
+  text = (ROOT / name).read_text(encoding="utf-8")
+  links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", text)
+  assert not [link for link in links if not (ROOT / link).exists()]
+
+
 def test_no_page_takes_anything_from_a_network(site, pages):
   loads = re.compile(
     r'(?:src=|<link[^>]*rel="?(?:stylesheet|preconnect)[^>]*href=)"?http'

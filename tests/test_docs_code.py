@@ -89,6 +89,7 @@ def programs(tmp_path_factory):
   for name in names:
     (path / name).write_text(NOTE)
     (path / name).chmod(0o755)
+  (path / "activate").touch()
   for environment in (".venv", "renew"):
     (path / environment).mkdir()
     (path / environment / "bin").symlink_to(path)

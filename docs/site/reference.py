@@ -9,6 +9,8 @@ from mkdocs.structure.files import File
 
 import l2l_tf
 from l2l_tf import tables
+
+from l2l_tf.runs import quiet  # noqa: F401 isort: skip
 from l2l_tf.pretraining import cards
 
 # Page -> what it is about, and modules that it shows beside those whose names the
