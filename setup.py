@@ -54,6 +54,7 @@ setup(
       "mkdocs-material>=9.7,<10",
       "mkdocstrings[python]>=1",
     ],
+    "notebooks": ["ipykernel>=6.29", "nbclient>=0.10"],
     "bench": ["jax>=0.5", "torch>=2.6"],
   },
   entry_points={

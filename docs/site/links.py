@@ -8,6 +8,7 @@ import pathlib
 import posixpath
 import re
 
+import notebook_pages  # beside this file
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -17,6 +18,9 @@ PAGES = {
   "CHANGELOG.md": "reference/changelog.md",
   "CONTRIBUTING.md": "research/contributing.md",
   "benchmarks/README.md": "results/benchmarks.md",
+  "notebooks/the_paper.ipynb": "learn/notebook.md",
+  "notebooks/train_your_own.ipynb": "research/notebook.md",
+  "notebooks/use_in_keras.ipynb": "use/notebook.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".slurm": "bash"}
@@ -29,9 +33,11 @@ def on_files(files, config):
   }
   for path, uri in PAGES.items():
     if not files.get_file_from_path(uri):
-      text = (ROOT / path).read_text(encoding="utf-8")
-      files.append(File.generated(config, uri, content=text))
+      files.append(File.generated(config, uri, content=_text(path)))
       sources[uri] = path
+  for path in filter(_is_notebook, PAGES):
+    for name, png in notebook_pages.pictures(ROOT / path):
+      files.append(File.generated(config, f"source/notebooks/{name}", content=png))
   linked = {target for path in sources.values() for target in _targets(path)}
   for path in sorted(linked):
     if not path.startswith("docs/") and path not in PAGES and (ROOT / path).is_file():
@@ -53,8 +59,17 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def _targets(path: str) -> set[str]:
-  text = (ROOT / path).read_text(encoding="utf-8")
-  return {_resolved(path, match[1]) for match in _LINK.finditer(text)}
+  return {_resolved(path, match[1]) for match in _LINK.finditer(_text(path))}
+
+
+def _text(path: str) -> str:
+  if _is_notebook(path):
+    return notebook_pages.as_markdown(ROOT / path)
+  return (ROOT / path).read_text(encoding="utf-8")
+
+
+def _is_notebook(path: str) -> bool:
+  return path.endswith(".ipynb")
 
 
 def _resolved(path: str, target: str) -> str:
