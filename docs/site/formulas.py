@@ -16,5 +16,8 @@ def on_page_content(content, **_):
 
 
 def _mathml(match: re.Match) -> str:
-  display = "block" if match[2] == "[" else "inline"
-  return convert(html.unescape(match[3]), display=display)
+  formula = html.unescape(match[3])
+  if match[2] == "(":
+    return convert(formula)
+  # On a narrow screen a long formula scrolls by itself, without the page.
+  return f'<div style="overflow-x: auto">{convert(formula, display="block")}</div>'
