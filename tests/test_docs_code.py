@@ -1,5 +1,6 @@
 """Every block of code in the documentation: Python runs, commands are understood."""
 
+import functools
 import json
 import os
 import pathlib
@@ -30,6 +31,17 @@ with open(os.environ["NOTES"], "a") as notes:
   notes.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
 """
 SCRIPTS = {f"l2l-{name}": command.module for name, command in COMMANDS.items()}
+# The file of a reader's own that pages speak of.
+MY_MODEL = """
+import keras
+import numpy as np
+import l2l_tf
+
+def problem():
+  build = lambda: keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+  data = np.ones([8, 4], "float32"), np.ones([8, 1], "float32")
+  return l2l_tf.problems.keras_model(build, "mse", data, held_out=data)
+"""
 # Programs that a page may name, and that are not this project's.
 OTHERS = [
   "apt", "git", "kubectl", "pip", "pytest", "python", "python3", "ruff", "sbatch",
@@ -113,47 +125,94 @@ def commands(page, programs):
   return [json.loads(line) for line in notes.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def complaint(library_forks, tmp_path_factory):
+  """What is wrong with a command's words, or nothing, as a function of these."""
+  path = tmp_path_factory.mktemp("workplace")
+  for name in ("benchmarks", "examples"):
+    (path / name).symlink_to(ROOT / name)
+  (path / "my_model.py").write_text(MY_MODEL)
+  (path / "flags.txt").touch()
+  (path / "forks").mkdir()
+  imports = f"sys.path.append({str(ROOT / 'tests')!r}); import dry_runs"
+  imports += "; dry_runs.commands()"
+  forks = processes.Forks(path / "forks", imports, library_forks)
+  yield functools.cache(lambda words: complaint_about(words, forks, path))
+  forks.close()
+
+
+def complaint_about(words, forks, workplace):
+  # Earlier commands would have made another checkout, and a training's flags.
+  words = [re.sub("^--vs=/tmp/.*", f"--vs={ROOT}", word) for word in words]
+  words = [re.sub("^--flagfile=runs/.*", "--flagfile=flags.txt", w) for w in words]
+  program, *rest = words
+  said = ""
+  if program in ("l2l", *SCRIPTS):
+    code = processes.COMMAND.format(SCRIPTS.get(program, "main"))
+    said = complaint_of(forks.run(program, *rest, cwd=workplace, code=code))
+    if "--" in rest:  # A command follows.
+      said += complaint_about(rest[rest.index("--") + 1 :], forks, workplace)
+  elif program in ("python", "python3") and rest[0].endswith(".py"):
+    code = f"sys.path.insert(0, {str(ROOT / pathlib.Path(rest[0]).parent)!r})\n"
+    code += "import runpy; dry_runs.scripts()\n"
+    code += f"runpy.run_path({rest[0]!r}, run_name='__main__')"
+    assert re.search("argparse|absl", (ROOT / rest[0]).read_text()), "It would run."
+    said = complaint_of(forks.run(rest[0], *rest[1:], cwd=workplace, code=code))
+  elif program == "make":
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    said = "".join(f"no {x}" for x in rest if "=" not in x and x not in targets)
+  else:
+    paths = [word for word in rest if re.match("(benchmarks|docs|examples)/", word)]
+    said = "".join(f"no {path}" for path in paths if not (ROOT / path).exists())
+  return said
+
+
+def complaint_of(ended):
+  return "\n".join(ended.err or ["It fails."]) if ended.code else ""
+
+
 @with_blocks("", "sh", "bash", "console")
-def test_commands_are_understood(page, programs, light_forks):
-  for program, *words in commands(page, programs):
-    check(program, words, light_forks)
+def test_commands_are_understood(page, programs, complaint):
+  found = {" ".join(x): complaint(tuple(x)) for x in commands(page, programs)}
+  assert not any(found.values()), {k: v for k, v in found.items() if v}
 
 
-def check(program, words, light_forks):
-  if program == "make":
-    makefile = (ROOT / "Makefile").read_text()
-    targets = [word for word in words if "=" not in word]
-    assert all(re.search(f"^{w}:", makefile, re.MULTILINE) for w in targets), words
-  elif program == "l2l":
-    check_script(f"l2l-{words[0]}", words[1:], light_forks)
-  elif program in SCRIPTS:
-    check_script(program, words, light_forks)
-  elif program in ("python", "python3") and words[0].endswith(".py"):
-    check_file(words[0], words[1:])
+@pytest.mark.parametrize(
+  "line, expected",
+  [
+    ("l2l-train --epochs=3", "epochs"),
+    ("l2l train --epochs=3", "epochs"),
+    ("l2l trian", "train"),
+    ("l2l-train --problem=quadratc", "quadratc"),
+    ("l2l-train --problem=missing.py:f", "missing.py"),
+    ("l2l-train --optimizer=RNNprop(layer=3)", "layer"),
+    ("l2l-train --meta_gradient=PES(pair=3)", "pair"),
+    ("l2l-evaluate --optimizer=Momentum(momentun=0.5)", "momentun"),
+    ("l2l-benchmark --tasks=nothing", "nothing"),
+    ("l2l-launch --workers=2 -- l2l-train --num_epoch=1", "num_epoch"),
+    ("python benchmarks/windows.py --step=x", "step"),
+    ("python examples/custom_loop.py --epochs=0", "epochs"),
+    ("make tests", "tests"),
+    ("sbatch examples/train.slurm", "no examples/train.slurm"),
+  ],
+)
+def test_a_wrong_command_is_found(line, expected, complaint):
+  assert expected in complaint(tuple(line.split(" ")))
 
 
-def check_script(program, words, light_forks):
-  """Its own flags take the words, and refuse what they do not know."""
-  if program == "l2l-launch":
-    separator = words.index("--")
-    inner, *its_words = words[separator + 1 :]
-    check(inner, its_words, light_forks)
-    words = words[:separator]
-  # An earlier command of the page writes its flags.
-  words = [word for word in words if not word.startswith("--flagfile=runs/")]
-  code = processes.COMMAND.format(SCRIPTS[program])
-  ended = light_forks.run(
-    SCRIPTS[program], *words, "--only_check_args", cwd=ROOT, code=code
-  )
-  assert ended.code == 0, (program, words, ended.err)
+SHORT = {
+  "train": ["--num_epochs=1", "--evaluation_epochs=1"],
+  "evaluate": ["--num_epochs=1", "--num_tuning_epochs=1", "--num_steps=5"],
+}
 
 
-def check_file(path, words):
-  """There is such a file, and its directory knows the flags."""
-  assert (ROOT / path).is_file()
-  siblings = (ROOT / path).parent.glob("*.py")  # Some flags are defined in these.
-  code = "".join(file.read_text(encoding="utf-8") for file in siblings)
-  for word in words:
-    if word.startswith("--"):
-      name = word[2:].partition("=")[0]
-      assert re.search(f'"(--)?{name}"', code), (path, word)
+def test_the_readmes_commands_run_in_their_order(programs, forks, tmp_path):
+  """With few steps; the later ones use what the earlier ones leave."""
+  done = []
+  for program, *words in commands(ROOT / "README.md", programs):
+    if program == "l2l" and words[0] in SHORT:
+      code = processes.COMMAND.format("main")
+      ended = forks.run("l2l", *words, *SHORT[words[0]], cwd=tmp_path, code=code)
+      assert ended.code == 0, (words, ended.err)
+      done.append(words[0])
+  assert {"train", "evaluate"} <= {*done}
