@@ -25,7 +25,7 @@ _DRAWS = flags.DEFINE_integer(
   8,
   "Fresh tasks to compare optimizers on, and to tune baselines on.",
 )
-_PATH = flags.DEFINE_string("save_path", "runs/your_model", "Where the results go.")
+_PATH = flags.DEFINE_string("results_path", "runs/your_model", "Where results go.")
 
 
 def build_model() -> keras.Model:

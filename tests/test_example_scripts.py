@@ -70,7 +70,7 @@ def test_sonnet_loop(run):
 
 
 def test_meta_train_your_model(run, tmp_path):
-  flags = ["--num_episodes=2", "--num_draws=1", "--save_path=mine"]
+  flags = ["--num_episodes=2", "--num_draws=1", "--results_path=mine"]
   printed = run("meta_train_your_model.py", *flags)
   assert "Epoch 4/4" in printed and "Learning curves: mine/curves.png" in printed
   assert re.search(r"^learned .*\nAdam|^Adam .*", printed, re.MULTILINE)
