@@ -157,3 +157,11 @@ def test_a_mistake_in_ones_own_file_costs_nothing(forks, mine, tmp_path, script)
   assert "ValueError: The data have shapes (1,), (2,); all must be arrays" in shown
   assert ended.err[-1] == "RuntimeError: wrong_data() of mine.py failed, see above."
   assert [p.name for p in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_flag_of_ones_own_that_the_command_has_is_named(forks, tmp_path):
+  (tmp_path / "mine.py").write_text(
+    'from absl import flags\nflags.DEFINE_string("save_path", "", "")\n'
+  )
+  ended = forks.run("train", "--problem=mine.py:make", cwd=tmp_path)
+  ended.assert_mistake("defines the flag --save_path", "call yours by another name")

@@ -200,6 +200,7 @@ def _in_words(error: flags.Error) -> str:
 def _is_mistake(error: Exception) -> bool:
   """Whether an error reports a user's mistake in one sentence."""
   own = type(error).__module__.startswith("l2l_tf.")
+  own = own or isinstance(error.__cause__, flags.DuplicateFlagError)
   return own or (isinstance(error, (ValueError, OSError)) and "\n" not in str(error))
 
 
@@ -209,6 +210,12 @@ def _sentence(error: Exception) -> str:
     return (
       f"{str(file)!r} could not be read or written ({error.strerror}); check the path,"
       " its permissions and the free space."
+    )
+  if isinstance(error.__cause__, flags.DuplicateFlagError):
+    name = str(error.__cause__).split("'")[1]
+    return (
+      f"A file of your own defines the flag --{name}, which this command has already;"
+      " call yours by another name."
     )
   return str(error)
 
