@@ -103,8 +103,8 @@ class SuiteTrainer(tf.Module):
       pairs: pairs of particles for each task.
       tasks: of an update.
       stddev: of the perturbation of every weight; or an array for each entry of phi,
-        in which a zero leaves a weight as it is. The meta-optimizer's steps are in
-        proportion to it: to those of the largest spread they are as the spreads are.
+        in which a zero leaves a weight as it is. A weight's meta-step is multiplied
+        by its spread over the largest one.
       untold: share of tasks whose number of steps the optimizer is not told.
       fitness: what an episode is worth.
       clip: the most that a pair's difference of fitness counts.
