@@ -22,7 +22,6 @@ import pathlib
 
 import numpy as np
 
-from l2l_tf.meta.suite import Fitness
 from l2l_tf.optimizers import HierarchicalRNN
 from l2l_tf.optimizers.hierarchical import Constants
 from l2l_tf.pretraining.recipes import Suite
@@ -30,11 +29,12 @@ from l2l_tf.problems import suites
 from l2l_tf.runs import suite_training
 
 _RATE, _CHANGE = 0.005, -0.0005  # at the start; c, by which its log changes in a step
-_CLOCKS = {200: 0.5, 2000: 1.0}  # T: s T, by which the log rate falls in the end
+_CLOCKS = {200: 0.5, 2000: 1.0}  # T: d, by which the log rate falls in the end
 _GAIN, _OFFSET = 0.001, 1.0  # k and b
 _AGREEMENT = len(_CLOCKS)  # the unit of the lowest GRU that repeats the tensor's
 _STEPS = 20  # in which a tensor's agreement is averaged
 _FIRST, _LAST = 7, 10  # where log l_0 and log l_3 are in x
+_CHANGES = 1  # the column of `readouts` that changes the log rate
 # How many of a step's changes of the log rate it takes to change its average by one.
 _SHARE = 1 + math.exp(Constants().momentum)
 
@@ -46,14 +46,13 @@ def start(seed: int = 0) -> HierarchicalRNN:
   below = optimizer.coordinates
   for unit, (steps, fall) in enumerate(_CLOCKS.items()):
     _isolate(below, unit, keep=math.log(steps - 1), start=1.0)
-    readouts[unit, 1] = -fall / steps * _SHARE
+    readouts[unit, _CHANGES] = -fall / steps * _SHARE
   _isolate(below, _AGREEMENT, keep=-4.0)
   _set(below.above, 0, 2 * _units(below) + _AGREEMENT, 1.5)
-  readouts[_AGREEMENT, 1] = _GAIN * _SHARE
+  readouts[_AGREEMENT, _CHANGES] = _GAIN * _SHARE
   _listen(optimizer.tensors, _units(below))
   optimizer.readouts.assign(readouts)
-  constants = Constants(change=_CHANGE * _SHARE)
-  optimizer.constants.assign(constants)
+  optimizer.constants.assign(Constants(change=_CHANGE * _SHARE))
   return optimizer
 
 
@@ -98,7 +97,7 @@ def spreads(optimizer: HierarchicalRNN) -> list[np.ndarray]:
       spread[:] = 0.05
     elif variable is optimizer.readouts:
       clocks = [fall / 3 / steps for steps, fall in _CLOCKS.items()]
-      spread[: _AGREEMENT + 1, 1] = np.array([*clocks, 0.0006]) * _SHARE
+      spread[: _AGREEMENT + 1, _CHANGES] = np.array([*clocks, 0.0006]) * _SHARE
     elif variable is optimizer.tensors.b:
       spread[2 * _units(optimizer.tensors)] = 0.15
     found.append(spread)
@@ -117,7 +116,6 @@ def options():
     "pairs": 8,
     "tasks": 9,
     "stddev": spreads(start()),
-    "fitness": Fitness(),
   }
 
 
@@ -128,9 +126,7 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--save_path", type=pathlib.Path, default="runs/hierarchy")
   args = parser.parse_args()
-  suite = Suite(
-    lambda: start(args.seed), problems, args.updates, args.rate, lambda: options()
-  )
+  suite = Suite(lambda: start(args.seed), problems, args.updates, args.rate, options)
   trained = suite_training.train(suite, args.save_path, args.seed, args.updates)
   print(f"{trained.num_updates} updates in {trained.seconds / 60:.0f} minutes.")
 

@@ -126,7 +126,8 @@ class SuiteTrainer(tf.Module):
     self._problems, self._names = dict(problems), sorted(problems)
     self._horizon, self._pairs, self._tasks = horizon, pairs, min(tasks, len(problems))
     self._stddev, self._untold, self._clip = spread, untold, clip
-    self._scale = [s / max(np.max(s) for s in spread) for s in spread]
+    most = max(np.max(s) for s in spread)
+    self._scale = [s / most for s in spread]
     self._fitness, self._seed = fitness, seed
     self._episodes: dict[str, Any] = {}
     self._lock = threading.Lock()
